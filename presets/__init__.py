@@ -62,6 +62,8 @@ AXES = {"int8": DESIGN_SPACE, "ptq": ROOT / "ptq-design-space.toml"}
 """Family of methods -> the file with the axes of its settings."""
 VISION_TASKS = ROOT / "tasks/vision"
 """Task files in lm-eval's form, which lm-eval does not have."""
+NEEDLE_TASK = ROOT / "tasks/needle"
+"""What the task files of needle tasks have in common; see sweep.measure.needle."""
 TOKEN_SAMPLE = ROOT / "token-sample.txt"
 """A text in many scripts, on which tokenizers with different rules differ."""
 

@@ -10,6 +10,12 @@ MARGIN_BYTES = 1 << 30
 """Bytes that are left free on each device as a margin, as llama.cpp's own fit does (its option --fit-target): buffers
 of other builds differ by some per cent, and memory pools of the backends grow while they run."""
 
+SPEED_SECONDS = 10.0
+"""Seconds for the timings of the speed of one variant. Each timing is shorter if the model is slow."""
+
+LEAST_PROMPT_TOKENS = 64
+"""The shortest prompt whose speed is measured. The time per token is longer for fewer tokens."""
+
 SPEED_MEASUREMENTS = 2
 """How often the speed of a variant is measured at most: an unstable one is measured again at the end of the run."""
 

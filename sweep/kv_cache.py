@@ -29,7 +29,9 @@ class KVCache:
         """Raise InputError for a type that cannot be chosen."""
         for name, kind in (("K", self.k), ("V", self.v)):
             if kind not in KV_TYPES:
-                raise InputError(f"{kind} is not a type of the {name} cache; choose one of {', '.join(KV_TYPES)}")
+                raise InputError(
+                    f"{kind or 'nothing'} is not a type of the {name} cache; choose one of {', '.join(KV_TYPES)}"
+                )
 
     @property
     def is_default(self) -> bool:

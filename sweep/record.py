@@ -158,6 +158,7 @@ class Speed:
     - Both speeds are medians. The `*_runs` are the speeds of the single timings, `*_low` and `*_high` the lowest and
       the highest of them. Results of earlier versions have none.
     - `other_cores`: how many of the machine's `cores` other programs used meanwhile, on average.
+    - `prompt_tokens`, `decode_tokens`: the tokens of each timing, fewer than usual if the model is slow.
     - `measurements`: how often the speed was measured; the figures are those of the steadier measurement.
     - `unstable`: whether the speeds cannot be relied on; `unstable_reasons` says why (see results.steadiness).
     """
@@ -176,6 +177,20 @@ class Speed:
     measurements: int = 1
     unstable: bool = False
     unstable_reasons: tuple[str, ...] = ()
+    prompt_tokens: int | None = None
+    decode_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class DepthSpeed:
+    """Tokens per second after other tokens in the context, otherwise as in `Speed`."""
+
+    prompt_tokens_per_s: float
+    decode_tokens_per_s: float
+    prompt_runs: tuple[float, ...] = ()
+    decode_runs: tuple[float, ...] = ()
+    prompt_tokens: int | None = None
+    decode_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -264,6 +279,7 @@ class Record:
     - `task_reference`: the variant that task scores are compared with. This is the reference. If the reference is a
       file, which has no task scores, it is the variant that the file was made from, or, if that is unknown, the variant
       with the most bits per weight.
+    - `speed_at_depth`: the speeds after other tokens, by the number of these tokens; empty if none was asked for.
     - `figures`: the figures of added measurements by name.
     - `implausible`: what of its figures quantization does not usually explain, in words (see results.plausibility).
     - `worse_than_rounding`: the variant that rounds plainly to the same bits and groups, if its KL divergence is
@@ -303,6 +319,7 @@ class Record:
     image_divergence: dict[str, ImageDivergence] = field(default_factory=dict)
     text: MeasuredText | None = None
     other_texts: dict[str, TextFigures] = field(default_factory=dict)
+    speed_at_depth: dict[str, DepthSpeed] = field(default_factory=dict)
     samples: dict[str, Samples] = field(default_factory=dict, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from sweep.analysis import target_choice
 from sweep.analysis.candidate import AdvisedPlacement, Candidate, TaskEvidence, TaskLoss
 from sweep.analysis.target_choice import Miss, Nearest
 from sweep.target import NO_TARGET, Target
+from sweep.variant_name import split_cache
 
 ABOUT_AS_LOW = 1.3
 """Ratio of two expected divergences of one model that are about as low: the spread of types around the prior's formula
@@ -179,7 +180,7 @@ def _exclusion(one: Candidate, found: Sequence[Candidate], target: Target) -> st
             return too_slow if target else ""
         return "has no measured KL divergence, and no published measurement says what it loses"
     if _type_is_avoided(one):
-        return f"is not chosen unless it was measured: {rules.not_chosen[one.variant]}"
+        return f"is not chosen unless it was measured: {rules.not_chosen[split_cache(one.variant)[0]]}"
     worst = rules.demands[-1]
     if one.kld.value > worst.kld and not target.bounds_quality:
         return f"has {_SOURCES[one.kld.source]} of {fmt.small(one.kld.value)} nats, which is beyond use"
@@ -223,8 +224,9 @@ def _best(found: Sequence[Candidate], share_of_fastest: float) -> Candidate:
 
     What is simplest to run comes first, if its divergence is adequate: everything on the GPUs with an f16 cache, then
     with a smaller cache, then with something in RAM. There, the lowest divergence wins, but a larger file does not win
-    by a difference that nobody notices, and what was measured comes before what is expected. If nothing is adequate,
-    the lowest divergence wins; of those that are about as low, the simplest to run.
+    by a difference that nobody notices, nor does a larger cache with the same file, and what was measured comes before
+    what is expected. If nothing is adequate, the lowest divergence wins; of those that are about as low, the simplest
+    to run.
     """
     rules = advice_rules()
     for effort in range(4):
@@ -235,7 +237,7 @@ def _best(found: Sequence[Candidate], share_of_fastest: float) -> Candidate:
             least = share_of_fastest * fastest
             return min(
                 (one for one in adequate if one.tokens_per_s is None or one.tokens_per_s >= least),
-                key=lambda one: (max(one.loss, rules.unnoticeable), one.file_bytes),
+                key=lambda one: (max(one.loss, rules.unnoticeable), one.file_bytes, one.memory_bytes),
             )
     lowest = min(one.loss for one in found)
     near = [one for one in found if one.loss <= ABOUT_AS_LOW * lowest]
@@ -249,7 +251,7 @@ def is_adequate(one: Candidate) -> bool:
 
 def _type_is_avoided(one: Candidate) -> bool:
     """Whether its type is one to choose only if it was measured."""
-    return one.variant in advice_rules().not_chosen and not one.is_measured
+    return split_cache(one.variant)[0] in advice_rules().not_chosen and not one.is_measured
 
 
 def _is_smaller(one: Candidate, pick: Candidate) -> bool:
@@ -381,6 +383,8 @@ def _comparison(one: Candidate, pick: Candidate, target: Target) -> str:
         return f"is larger, and nobody notices what it gains ({fmt.small(one.loss)} nats)"
     if one.effort > pick.effort:
         return "is not as simple to run"
+    if one.file_bytes == pick.file_bytes and one.memory_bytes > pick.memory_bytes > 0:
+        return "needs more memory for its KV cache, and nobody notices what it gains"
     if (one.tokens_per_s or 0.0) < (pick.tokens_per_s or 0.0):
         return "is slower"
     if one.kld is None and one.file_bytes < pick.file_bytes:

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from sweep import format as fmt
 from sweep.analysis.priors import ExpectedKld
+from sweep.variant_name import split_cache
 
 FASTEST_ESTIMATE = 300
 """Tokens per second above which the time between tokens, not the memory bandwidth, decides the speed."""
@@ -81,6 +82,7 @@ class Candidate:
     - `recovery` is the share of the reference's task score above chance that it keeps, as measured; None if not.
     - `cache_is_given`: there is no choice of the type of KV cache, so one that is not f16 counts as no effort.
     - `ram_bytes` is the part of it that is in RAM beside GPUs.
+    - `memory_bytes` is what it needs in all, with the KV cache; 0 if it is not known.
     - `max_context` is the longest context with which it runs on the same memory: on the GPUs alone, or with more in RAM
       if it is partly in RAM. None if it is not known.
     - `commands` say how to run it; `commands.run` is empty if llama.cpp cannot.
@@ -101,13 +103,15 @@ class Candidate:
     is_reference: bool = False
     cache_is_given: bool = False
     ram_bytes: int = 0
+    memory_bytes: int = 0
     max_context: int | None = None
     commands: Commands = Commands()
 
     @property
     def name(self) -> str:
         """The variant with what is special about how it runs."""
-        cache = "" if self.kv_type == "f16" else f" with a {self.kv_type} KV cache"
+        is_named = split_cache(self.variant)[1] is not None
+        cache = "" if is_named or self.kv_type == "f16" else f" with a {self.kv_type} KV cache"
         return f"{fmt.plain(self.variant)}{cache}{_PLACES[self.placement]}"
 
     @property

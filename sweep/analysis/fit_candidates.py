@@ -24,6 +24,7 @@ from sweep.analysis.priors import (
     measured_kld,
 )
 from sweep.fit.fit_report import GGUF, FitReport, FitRow, Verdict, verdict
+from sweep.variant_name import split_cache
 
 F16 = "f16"  # the type of KV cache that expected and most measured divergences are for
 
@@ -77,20 +78,23 @@ def expected_losses(report: FitReport, measured: Measurements) -> dict[str, Expe
     left out, and so are those of llama.cpp that were not measured if nothing is known about the type of the cache. Int8
     variants have a cache of their own.
     """
-    found = {row.variant: measured.losses(row, report.kv_type).klds.get(row.variant) for row in report.rows}
+    plain = {row.variant: split_cache(row.variant)[0] for row in report.rows}
+    found = {
+        row.variant: measured.losses(row, report.kv_type_of(row)).klds.get(plain[row.variant]) for row in report.rows
+    }
     own = {name: measured_kld(one) for name, one in found.items() if one is not None}
-    added = advice_rules().kv_types.get(report.kv_type)
+    added = {row.variant: advice_rules().kv_types.get(report.kv_type_of(row)) for row in report.rows}
     expected = expected_klds(
-        {row.variant: row.weight_types for row in report.rows},
+        {plain[row.variant]: row.weight_types for row in report.rows},
         report.architecture,
         {name: one.kld for name, one in measured.klds.items()},
         measured.relatives,
     )
     known = {**expected, **{name: measured_kld(one) for name, one in measured.klds.items()}}
     with_cache = {
-        name: replace(kld.plus(added), source="prior", basis=kld.basis or MEASURED_WITH_F16)
-        for name, kld in known.items()
-        if added is not None
+        name: replace(known[base].plus(cost), source="prior", basis=known[base].basis or MEASURED_WITH_F16)
+        for name, base in plain.items()
+        if base in known and (cost := added[name]) is not None
     }
     return _int8_losses(report) | with_cache | own
 
@@ -106,25 +110,29 @@ def fit_candidates(report: FitReport, measured: Measurements, model: str = "") -
     report was asked for; empty: its name."""
     has_gpu = any(device.kind != "cpu" for device in report.devices)
     losses = expected_losses(report, measured)
-    found = {row.variant: measured_speed(row, report, measured.speeds.get(row.variant, ())) for row in report.rows}
+    found = {
+        row.variant: measured_speed(row, report, measured.speeds.get(split_cache(row.variant)[0], ()))
+        for row in report.rows
+    }
     speeds = _speeds(report, found)
-    own = {row.variant: measured.losses(row, report.kv_type) for row in report.rows}
+    own = {row.variant: measured.losses(row, report.kv_type_of(row)) for row in report.rows}
     return [
         Candidate(
             model=report.model,
             variant=row.variant,
             file_bytes=row.file_bytes,
-            kv_type=report.kv_type if row.kind == GGUF else F16,
+            kv_type=report.kv_type_of(row) if row.kind == GGUF else F16,
             context=report.context,
             placement=_placement(row, has_gpu),
             kld=losses.get(row.variant),
             tokens_per_s=speeds[row.variant],
             speed_is_measured=found[row.variant] is not None,
             obstacle=_obstacle(row, row.variant in losses, speeds[row.variant]),
-            tasks=own[row.variant].tasks.get(row.variant),
-            recovery=own[row.variant].recovery.get(row.variant),
-            is_reference=_is_reference(row.variant, own[row.variant]),
+            tasks=own[row.variant].tasks.get(split_cache(row.variant)[0]),
+            recovery=own[row.variant].recovery.get(split_cache(row.variant)[0]),
+            is_reference=_is_reference(split_cache(row.variant)[0], own[row.variant]),
             ram_bytes=row.shares[-1].total_bytes,
+            memory_bytes=row.total_bytes,
             max_context=row.max_context_with_ram if verdict(row) is Verdict.PARTLY else row.max_context,
             commands=replace(
                 fit_commands(row, model or report.model, measured.files, report.context, measured.workspace),
@@ -185,7 +193,7 @@ def measured_speed(row: FitRow, report: FitReport, measured: Sequence[MeasuredSp
         return None
     gpus = [device for device in report.devices if device.kind != "cpu"]
     placed = (one for one in measured if (one.gpu_layers >= row.n_layers if gpus else one.gpu_layers == 0))
-    return next((one.tokens_per_s for one in placed if one.kv_type == report.kv_type), None)
+    return next((one.tokens_per_s for one in placed if one.kv_type == report.kv_type_of(row)), None)
 
 
 def estimated_speed(row: FitRow, report: FitReport) -> float | None:

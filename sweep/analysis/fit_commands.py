@@ -13,7 +13,7 @@ from converters.shell import join
 from sweep.analysis.candidate import Commands
 from sweep.fit.fit_report import GGUF, FitRow
 from sweep.fit.server_arguments import with_file
-from sweep.variant_name import split_projector
+from sweep.variant_name import split_cache, split_projector
 
 
 def fit_commands(
@@ -25,13 +25,14 @@ def fit_commands(
         return _int8_commands(row.recipe, model, context, workspace)
     if not row.arguments:
         return Commands()
+    variant = split_cache(row.variant)[0]
     # A model that is a file on the hub is a variant itself, which is named by its file alone.
-    on_hub = next((name for name in (row.variant, model) if name.startswith(HUB_FILE) and name.count("/") > 1), None)
-    if row.variant in files:
-        return Commands(_server(row, files[row.variant]))
-    if row.variant.startswith(HUB_FILE) and on_hub is not None:
+    on_hub = next((name for name in (variant, model) if name.startswith(HUB_FILE) and name.count("/") > 1), None)
+    if variant in files:
+        return Commands(_server(row, files[variant]))
+    if variant.startswith(HUB_FILE) and on_hub is not None:
         return Commands(_server(row, on_hub), _download(on_hub))
-    if row.kind == GGUF and not row.variant.startswith("gguf:"):
+    if row.kind == GGUF and not variant.startswith("gguf:"):
         entry = catalogue_entry(model)
         images = [] if row.projector_type is None else ["--mmproj", row.projector_type]
         get = [
@@ -39,7 +40,7 @@ def fit_commands(
             "convert",
             model if entry is None else entry.hub_id,
             "--to",
-            split_projector(row.variant)[0],
+            split_projector(variant)[0],
             *images,
         ]
         return Commands(_server(row, None), join(get))

@@ -11,6 +11,7 @@ from presets.advice import Tolerance
 from sweep.analysis.candidate import TaskEvidence
 from sweep.analysis.fit_candidates import F16, Losses, MeasuredSpeed, Measurements
 from sweep.analysis.priors import MeasuredKld, RelativeKld
+from sweep.variant_name import split_cache
 from sweep.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def measurements(workspace: Workspace, model: str, tolerance: Tolerance | None = None) -> Measurements:
-    """By variant, what the runs of `model` measured.
+    """By variant without its KV cache, what the runs of `model` measured.
 
     Divergences from different references or texts are not comparable. If there are several, those of the reference and
     text with the most variants are returned; among equals, the latest. Those with different types of KV cache are kept
@@ -51,24 +52,26 @@ def measurements(workspace: Workspace, model: str, tolerance: Tolerance | None =
                 relatives += _of_relative(records(plan, store))
             if plan.model != model:
                 continue
-            files = variant_files(plan, workspace) | files
+            files = {split_cache(name)[0]: file for name, file in variant_files(plan, workspace).items()} | files
             rows = records(plan, store)
             caches = {record.variant: _cache(record) for record in rows}
+            plain = {record.variant: split_cache(record.variant)[0] for record in rows}
             for record in rows:
                 units, kld = reference_units(plan, record.variant), _kld(record, plan)
                 if units is not None and kld is not None:
-                    groups[units].setdefault((_cache(record), record.variant), kld)
+                    groups[units].setdefault((_cache(record), plain[record.variant]), kld)
                 speed = _speed(record)
                 if speed is not None:
-                    speeds[record.variant].append(speed)
+                    speeds[plain[record.variant]].append(speed)
             recovered = mean_recovery(rows)
             for variant, found in task_evidence(rows, tolerance).items():
-                known = tasks.get((caches[variant], variant))
+                known = tasks.get((caches[variant], plain[variant]))
                 if known is None or known.items * len(known.tasks) < found.items * len(found.tasks):
-                    tasks[caches[variant], variant] = found
-                    recovery.pop((caches[variant], variant), None)
+                    key = caches[variant], plain[variant]
+                    tasks[key] = found
+                    recovery.pop(key, None)
                     if variant in recovered:
-                        recovery[caches[variant], variant] = recovered[variant].value
+                        recovery[key] = recovered[variant].value
     klds = max(groups.values(), key=len, default={})
     losses = {
         cache: Losses(

@@ -63,6 +63,7 @@ def run_candidates(
                 recovery=own.value if (own := recovered.get(record.variant)) is not None else None,
                 is_reference=record.variant in references,
                 cache_is_given=record.kind == "gguf",
+                memory_bytes=need[0] if (need := figures.memory(record)) is not None else 0,
                 commands=(commands or {}).get(record.variant, Commands()),
             )
         )

@@ -162,12 +162,14 @@ class Backend(Protocol):
         """Generations in the order of `requests`. Raises InputError as `loglikelihoods` does."""
         ...
 
-    def time_prompt(self, n_tokens: int, n_ctx: int) -> float:
-        """Seconds to process `n_tokens` of one sequence in full batches, in a context of `n_ctx` tokens."""
+    def time_prompt(self, n_tokens: int, n_ctx: int, depth: int = 0) -> float:
+        """Seconds to process `n_tokens` of one sequence in full batches, in a context of `n_ctx` tokens or more.
+
+        `depth` tokens come before them in the sequence; the time for those does not count."""
         ...
 
-    def time_decode(self, n_tokens: int, n_ctx: int) -> float:
-        """Seconds to decode `n_tokens` of one sequence one after another, in a context of `n_ctx` tokens."""
+    def time_decode(self, n_tokens: int, n_ctx: int, depth: int = 0) -> float:
+        """Seconds to decode `n_tokens` of one sequence one after another; see `time_prompt`."""
         ...
 
     def memory(self) -> MemoryUse: ...

@@ -94,6 +94,7 @@ class LlamaBackend:
             self._encoder = StoredEncoder(self._tower, self.options.images.store)
         self.load_seconds = time.perf_counter() - began
         self._context: Context | None = None
+        self._depth = 0  # tokens in sequence 0 of the context, which timings at a depth come after
         self._cell_bytes = self.model.cache_bytes_per_cell(self.options.type_k, self.options.type_v)
         self._allocated_peak = self.model.allocated_bytes
         self.n_vocab = self.model.n_vocab
@@ -150,6 +151,7 @@ class LlamaBackend:
 
     def _take_context(self, cells: int, sequences: int, *, unified: bool, n_batch: int | None = None) -> Context:
         """An empty context with at least `cells`; the current context if it suffices."""
+        self._depth = 0
         options = ContextOptions(
             n_ctx=-(-cells // CELL_ALIGNMENT) * CELL_ALIGNMENT,
             n_batch=n_batch or self.options.n_batch,
@@ -285,29 +287,56 @@ class LlamaBackend:
 
     # speed -----------------------------------------------------------------------------------------------------------
 
-    def time_prompt(self, n_tokens: int, n_ctx: int) -> float:
-        context = self._take_context(max(n_tokens, n_ctx), 1, unified=False)
-        tokens = np.random.default_rng(0).integers(0, self.n_vocab, n_tokens, dtype=np.int32)
+    def time_prompt(self, n_tokens: int, n_ctx: int, depth: int = 0) -> float:
+        context, sequence = self._at_depth(n_tokens, n_ctx, depth)
         began = time.perf_counter()
-        for start in range(0, n_tokens, context.n_batch):
-            part = tokens[start : start + context.n_batch]
-            last = np.arange(start, start + len(part)) == n_tokens - 1
-            context.decode(part, np.arange(start, start + len(part)), np.zeros(len(part), np.int32), last)
-        context.synchronize()
+        self._read(context, n_tokens, sequence, depth)
         seconds = time.perf_counter() - began
         self._sample_memory()
         return seconds
 
-    def time_decode(self, n_tokens: int, n_ctx: int) -> float:
-        context = self._take_context(max(n_tokens, n_ctx), 1, unified=False)
+    def time_decode(self, n_tokens: int, n_ctx: int, depth: int = 0) -> float:
+        context, sequence = self._at_depth(n_tokens, n_ctx, depth)
         tokens = np.random.default_rng(0).integers(0, self.n_vocab, n_tokens, dtype=np.int32)
-        one, zero = np.ones(1, dtype=bool), np.zeros(1, np.int32)
-        batches = [make_batch(tokens[i : i + 1], np.array([i], np.int32), zero, one) for i in range(n_tokens)]
+        one, own = np.ones(1, dtype=bool), np.full(1, sequence, np.int32)
+        batches = [make_batch(tokens[i : i + 1], np.array([depth + i], np.int32), own, one) for i in range(n_tokens)]
         began = time.perf_counter()
         for batch in batches:
             context.run(batch)
             context.synchronize()
-        return time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        self._sample_memory()
+        return seconds
+
+    def _read(self, context: Context, n_tokens: int, sequence: int, at: int) -> None:
+        """Decode random tokens in full batches, from position `at` of the sequence on."""
+        tokens = np.random.default_rng(at).integers(0, self.n_vocab, n_tokens, dtype=np.int32)
+        for start in range(0, n_tokens, context.n_batch):
+            part = tokens[start : start + context.n_batch]
+            positions = np.arange(at + start, at + start + len(part), dtype=np.int32)
+            last = positions == at + n_tokens - 1
+            context.decode(part, positions, np.full(len(part), sequence, np.int32), last)
+        context.synchronize()
+
+    def _at_depth(self, n_tokens: int, n_ctx: int, depth: int) -> tuple[Context, int]:
+        """A context with room for `n_tokens` more tokens in one of its sequences, which has `depth` tokens, and the
+        number of the sequence. The tokens are computed only once for several calls with the same depth.
+
+        A recurrent state cannot go back, so the tokens after the depth are in a copy of the sequence.
+        """
+        cells, recurrent = max(n_ctx, depth + n_tokens), self.model.is_recurrent
+        if not depth:
+            return self._take_context(cells, 1, unified=False), 0
+        if self._context is None or self._depth != depth or self._context.options.n_ctx < cells:
+            self._read(self._take_context(cells, 1 + recurrent, unified=recurrent), depth, 0, 0)
+            self._depth = depth
+        assert self._context is not None
+        if recurrent:
+            self._context.remove(1, 0)
+            self._context.copy_sequence(0, 1, None)
+        else:
+            self._context.remove(0, depth)
+        return self._context, int(recurrent)
 
 
 def _has_gpu_memory() -> bool:

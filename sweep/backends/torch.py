@@ -282,21 +282,44 @@ class TorchBackend:
 
     # speed -----------------------------------------------------------------------------------------------------------
 
-    def time_prompt(self, n_tokens: int, n_ctx: int) -> float:
+    def time_prompt(self, n_tokens: int, n_ctx: int, depth: int = 0) -> float:
+        if depth:
+            return self._time_prompt_at(depth, n_tokens)
         tokens = np.random.default_rng(0).integers(0, self.n_vocab, (1, n_tokens))
         began = time.perf_counter()
         self._logits(self._hidden(tokens)[0, -1:])
         return time.perf_counter() - began
 
     @torch.inference_mode()
-    def time_decode(self, n_tokens: int, n_ctx: int) -> float:
+    def time_decode(self, n_tokens: int, n_ctx: int, depth: int = 0) -> float:
         tokens = torch.from_numpy(np.random.default_rng(0).integers(0, self.n_vocab, (n_tokens, 1, 1)))
-        cache = self._new_cache()
+        cache = self._filled_cache(depth)
         began = time.perf_counter()
         for token in tokens.to(self._device):
             out = self._model(input_ids=token, past_key_values=cache, use_cache=True)
             out.logits.float().cpu()
         return time.perf_counter() - began
+
+    @torch.inference_mode()
+    def _time_prompt_at(self, depth: int, n_tokens: int) -> float:
+        cache = self._filled_cache(depth)
+        began = time.perf_counter()
+        self._read(cache, depth, n_tokens)
+        return time.perf_counter() - began
+
+    def _filled_cache(self, depth: int) -> Cache:
+        """A cache with `depth` random tokens. They are computed for each timing, because not every cache can go
+        back."""
+        cache = self._new_cache()
+        self._read(cache, 0, depth)
+        return cache
+
+    def _read(self, cache: Cache, at: int, n_tokens: int) -> None:
+        """Compute `n_tokens` random tokens in full batches, after the `at` tokens in the cache."""
+        tokens = torch.from_numpy(np.random.default_rng(at).integers(0, self.n_vocab, (1, n_tokens)))
+        for part in tokens.to(self._device).split(self._batch, dim=1):
+            out = self._model(input_ids=part, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            out.logits.float().cpu()
 
 
 def _encoder(model: PreTrainedModel, images: ImageOptions) -> ImageEncoder:

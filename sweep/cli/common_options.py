@@ -169,8 +169,8 @@ def perplexity(purpose: str) -> Any:
     return typer.Option(
         None,
         "--perplexity",
-        metavar="FILE",
-        help=f"Text file to compute {purpose} on.",
+        metavar="FILE|-",
+        help=f"Text file to compute {purpose} on; - reads standard input.",
         show_default=f"{OWN_TEXT}, otherwise the test split of WikiText-2",
         rich_help_panel=Panel.MEASUREMENTS,
     )
@@ -181,10 +181,10 @@ def perplexities(purpose: str) -> Any:
     return typer.Option(
         None,
         "--perplexity",
-        metavar="FILE|NAME",
-        help=f"Text to compute {purpose} on: a text file, a .jsonl file of conversations, which the model's chat "
-        "template writes, wikitext-2, or the name of a built-in model for that model's text. Several, with commas or "
-        "by repeating the option, get columns of their own; the first one is the headline.",
+        metavar="FILE|NAME|-",
+        help=f"Text to compute {purpose} on: a text file, - for standard input, a .jsonl file of conversations, which "
+        "the model's chat template writes, wikitext-2, or the name of a built-in model for that model's text. Several, "
+        "with commas or by repeating the option, get columns of their own; the first one is the headline.",
         show_default=f"{OWN_TEXT}, otherwise the test split of WikiText-2",
         rich_help_panel=Panel.MEASUREMENTS,
     )

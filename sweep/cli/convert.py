@@ -16,6 +16,7 @@ from sweep.cli.output import Format, Output
 from sweep.cli.parsers import byte_count, comma_list
 from sweep.cli.progress_bars import bytes_bar, share_bar
 from sweep.format import size
+from sweep.variant_name import variant_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,7 +164,7 @@ def convert(
     output = Output(format)
     request = ConvertRequest(
         model=model,
-        variants=comma_list(to) or (),
+        variants=variant_names(to or ""),
         mmproj=comma_list(mmproj) or (),
         tensor_types=tuple(tensor_type),
         out=out,

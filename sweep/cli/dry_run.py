@@ -13,6 +13,7 @@ from sweep.commands.run import projector_sizes, variant_sizes
 from sweep.execution.cells_to_run import cells_to_run
 from sweep.format import size
 from sweep.jobs.projector import ProjectorResult
+from sweep.jobs.registry import measurement_names
 from sweep.planning.effort import Effort
 from sweep.planning.prepare import Sweep
 from sweep.results.estimate import bytes_to_make, predicted_seconds, rough_seconds, total
@@ -51,6 +52,7 @@ def show_plan(sweep: Sweep, output: Output) -> None:
                 "bytes_to_make": bytes_to_make(todo, sizes, files),
                 "cannot_run": sweep.cannot_run,
                 "reference": sweep.plan.reference,
+                "measure": list(sweep.inputs.measure or measurement_names()),
                 "text": sweep.plan.about["text"],
                 "other_texts": sweep.plan.about["other_texts"],
                 "tasks": sweep.plan.about["task_settings"],
@@ -107,6 +109,10 @@ def show_plan(sweep: Sweep, output: Output) -> None:
             "on this machine."
         )
     tasks = "; ".join(f"{task.name} ({task.options.words})" for task in sweep.inputs.tasks)
+    if sweep.inputs.measure:
+        output.show(f"Measurements: {', '.join(sweep.inputs.measure)}.")
+    if sweep.inputs.depths:
+        output.show(f"Speed is measured after {', '.join(f'{depth:,}' for depth in (0, *sweep.inputs.depths))} tokens.")
     output.show(f"Reference {sweep.plan.reference}; text {texts_of(sweep.plan)}; tasks: {tasks or 'none'}.")
     for reason in sweep.cannot_run:
         output.show(f"This sweep cannot be run. {reason}")

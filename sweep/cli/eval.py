@@ -14,6 +14,8 @@ Measure a GGUF file on the tasks of the list reasoning:
   $ sweep eval model-Q4_K_M.gguf --tasks reasoning --limit 50
 Measure only the perplexity of a model at one quant:
   $ sweep eval micro --quant Q4_K_M --perplexity text.txt
+Measure only speed, also with 4,096 tokens in the context:
+  $ sweep eval model-Q4_K_M.gguf --measure speed --depth 4096
 Write the log-probabilities of the unquantized model, to compare with later:
   $ sweep eval micro --perplexity text.txt --write-base micro.kld
 """
@@ -23,8 +25,9 @@ Write the log-probabilities of the unquantized model, to compare with later:
 def evaluate(request: Request, format: Format = common.FORMAT) -> int:
     """Measure one GGUF file, or one model at one quant.
 
-    Speed and memory are always measured. --perplexity adds a text and --tasks adds tasks; if neither is given, the
-    default text and the default tasks are measured. The results are not compared with a reference.
+    The default text, the default tasks, speed and memory are measured. With --perplexity or --tasks, only the named
+    text and tasks are, and memory is predicted; --measure chooses otherwise. The results are not compared with a
+    reference.
     """
     from sweep.cli.run_display import RunDisplay
     from sweep.cli.run_output import show_results

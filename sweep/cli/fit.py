@@ -11,10 +11,11 @@ from sweep.cli import common_options as common
 from sweep.cli.exits import Exit
 from sweep.cli.help import Panel
 from sweep.cli.output import Format, Output
-from sweep.cli.parsers import comma_list, image_size, kv_cache
 from sweep.cli.parsers import export as parse_export
+from sweep.cli.parsers import image_size, kv_cache
 from sweep.cli.parsers import target as parse_target
 from sweep.cli.parsers import tolerance as parse_tolerance
+from sweep.variant_name import variant_names
 
 EXAMPLES = """
 Which quants of a public model fit on one GPU:
@@ -198,7 +199,7 @@ def fit(
     devices = with_ram(parse_devices(gpu) if gpu else local_devices(), ram, ram_bandwidth)
     devices = with_reserve(devices, reserve)
     target = parse_target(min_tps, max_kld, min_recovery)
-    question = FitQuestion(model, comma_list(variants) or (), devices, options, kv_type is None, target)
+    question = FitQuestion(model, variant_names(variants or ""), devices, options, kv_type is None, target)
     report = question.answer()
     space = Workspace((workspace or default_root()).expanduser().absolute())
     measured = measurements(space, report.model, parse_tolerance(tolerance))

@@ -23,6 +23,7 @@ from sweep.cli.help import Panel
 from sweep.cli.parsers import (
     cache_size,
     comma_list,
+    depths,
     export,
     kv_cache,
     max_kld,
@@ -32,6 +33,7 @@ from sweep.cli.parsers import (
     text_list,
     tolerance,
 )
+from sweep.defaults import SPEED_SECONDS
 from sweep.measure.task_options import ThinkingScoring
 from sweep.planning.effort import Effort
 from sweep.planning.request import Keep, Request
@@ -156,8 +158,8 @@ _CHOICE = (
         Panel.VARIANTS,
         "preset",
         str,
-        "The list of variants to compare: a name from `sweep presets`, or a TOML file, which may also set tasks, "
-        "limit, ctx, window, effort and a target.",
+        "The list of variants to compare: a name from `sweep presets`, or a TOML file, which may also set measure, "
+        "tasks, limit, ctx, window, effort and a target.",
         default="q2-q8",
         metavar="NAME|FILE",
     ),
@@ -166,8 +168,9 @@ _CHOICE = (
         "variants",
         str | None,
         "Variants to add to the preset, separated by commas: quants, gguf:FILE, hub:OWNER/REPO/FILE.gguf, "
-        "int8:RECIPE or fq:RECIPE (fake-quant). A GGUF variant of a vision model can end with its projector file, "
-        "+mmproj=TYPE or +mmproj=FILE; F16 by default. A list that starts with = replaces the variants of the preset.",
+        "int8:RECIPE or fq:RECIPE (fake-quant). A GGUF variant can end with the types of its KV cache, +kv=q8_0 or "
+        "+k=q8_0,v=q4_0, and, for a vision model, with its projector file, +mmproj=TYPE or +mmproj=FILE; F16 by "
+        "default. A list that starts with = replaces the variants of the preset.",
         metavar="LIST",
     ),
 )
@@ -201,13 +204,51 @@ _PREPARATION = (
         ),
     ),
 )
+_MEASURE = "What to measure, separated by commas: text (perplexity and KL divergence), tasks, speed (with memory)."
+
+
+def _measure(show_default: str) -> tuple[Option, ...]:
+    """--measure and the options of speed."""
+    return (
+        _option(
+            Panel.MEASUREMENTS,
+            "measure",
+            str | None,
+            _MEASURE,
+            metavar="LIST",
+            show_default=show_default,
+            convert=comma_list,
+        ),
+        _option(
+            Panel.MEASUREMENTS,
+            "depth",
+            str | None,
+            "Measure speed also after this many tokens of context, as llama-bench -d does: numbers separated by "
+            "commas, such as 4096,16384. The speed after 0 tokens is always measured with them.",
+            metavar="LIST",
+            show_default="0",
+            convert=depths,
+        ),
+        _option(
+            Panel.MEASUREMENTS,
+            "speed_seconds",
+            float,
+            "Time for the timings of a variant's speed, in seconds. If the model is slow, each timing is of fewer "
+            "tokens.",
+            default=SPEED_SECONDS,
+            min=0.1,
+        ),
+    )
+
+
 _TASKS = (
     _option(
         Panel.MEASUREMENTS,
         "tasks",
         str | None,
         "lm-eval tasks, separated by commas: names of tasks or groups, YAML files, or the lists quick, reasoning, "
-        "qwen3-study, code and vision. none means no tasks.",
+        "qwen3-study, code and vision. needle_4096 asks for numbers in a text of 4,096 tokens, or of another length. "
+        "none means no tasks.",
         metavar="LIST",
         show_default="a built-in model's own tasks, otherwise gsm8k, hellaswag, mmlu and ifeval",
         convert=comma_list,
@@ -434,12 +475,13 @@ _EXPORT = Option("export", str | None, common.EXPORT, export)
 _WORKSPACE = Option("workspace", Path | None, common.WORKSPACE)
 
 SWEEP = (
-    *_CHOICE, _REQUANTIZE, _REFERENCE, *_PREPARATION, _EFFORT, *_TASKS, *_IMAGES, *_RUN_TEXT, _CONTEXT, _RUN_CACHE,
-    _GPUS, *_PLACEMENT, *_TARGET, *_EXECUTION, _DRY_RUN, _KEEP, _EXPORT, _TOLERANCE, _WORKSPACE,
+    *_CHOICE, _REQUANTIZE, _REFERENCE, *_PREPARATION, _EFFORT, *_measure("the preset's, otherwise all"), *_TASKS,
+    *_IMAGES, *_RUN_TEXT, _CONTEXT, _RUN_CACHE, _GPUS, *_PLACEMENT, *_TARGET, *_EXECUTION, _DRY_RUN, _KEEP, _EXPORT,
+    _TOLERANCE, _WORKSPACE,
 )  # fmt: skip
 """The options of `sweep run`, which are the same for each of its models."""
 RUN = (_MODEL, *SWEEP)
 EVAL = (
-    _EVALUATED, _QUANT, *_TASKS, *_IMAGES, *_EVAL_TEXT, _CONTEXT, _EVAL_CACHE, *_PLACEMENT, *_EXECUTION, _BASE_FILE,
-    _FORCE, _WORKSPACE,
+    _EVALUATED, _QUANT, *_measure("what the other options name, otherwise all"), *_TASKS, *_IMAGES, *_EVAL_TEXT,
+    _CONTEXT, _EVAL_CACHE, *_PLACEMENT, *_EXECUTION, _BASE_FILE, _FORCE, _WORKSPACE,
 )  # fmt: skip

@@ -111,6 +111,14 @@ def text_list(texts: list[str] | None) -> tuple[Path, ...]:
     return tuple(Path(name).expanduser() for name in found)
 
 
+def depths(text: str | None) -> tuple[int, ...]:
+    """`0,4096`: numbers of tokens; empty if the option is not given."""
+    found = [] if text is None else [part.strip() for part in text.split(",") if part.strip()]
+    if (text is not None and not found) or not all(re.fullmatch(r"\d{1,9}", part) for part in found):
+        raise typer.BadParameter(f"--depth {text!r} is not a list of numbers of tokens; write it as 4096,16384")
+    return tuple(int(part) for part in found)
+
+
 def tensor_split(text: str | None) -> tuple[float, ...]:
     """`3,1`: the share of the model on each GPU, in any unit; empty if the option is not given."""
     if text is None:

@@ -70,9 +70,10 @@ def run(
         return Exit.OK
     from sweep.cli.run_display import RunDisplay, say_effort
     from sweep.commands.launch import remember_command
+    from sweep.planning.piped_text import with_saved_texts
 
     say_effort(sweep, output)
-    remember_command(sweep.workspace.run(sweep.plan.run), sys.argv[1:])
+    remember_command(sweep.workspace.run(sweep.plan.run), with_saved_texts(sys.argv[1:], sweep.piped_texts))
     started = time.monotonic()
     with RunDisplay(sweep.plan, output) as display:
         command.run(sweep, display)

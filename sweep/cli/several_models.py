@@ -22,6 +22,7 @@ from sweep.commands import run as command
 from sweep.commands.launch import remember_command
 from sweep.commands.sizes import memory_limit, require_different_models
 from sweep.format import printable
+from sweep.planning.piped_text import with_saved_texts
 from sweep.planning.prepare import Sweep
 from sweep.planning.request import Request
 
@@ -57,7 +58,8 @@ def run_models(models: Sequence[str], request: Request, memory: str | None, outp
 
 def _run(model: str, sweep: Sweep, request: Request, output: Output) -> Exit:
     say_effort(sweep, output)
-    remember_command(sweep.workspace.run(sweep.plan.run), arguments_for(model, sys.argv[1:]))
+    arguments = with_saved_texts(arguments_for(model, sys.argv[1:]), sweep.piped_texts)
+    remember_command(sweep.workspace.run(sweep.plan.run), arguments)
     started = time.monotonic()
     try:
         with RunDisplay(sweep.plan, output, model) as display:

@@ -142,7 +142,7 @@ def prepare(request: AblationRequest, say: Callable[[str], None]) -> AblationPla
     require_quantizable(path)
     with Checkpoint.open(path, name) as checkpoint:
         model = ResolvedModel(name, path, checkpoint.fingerprint, 0, builtin)
-    text = _downloaded(text_for(model, request.perplexity, request.parse_special), workspace, say)
+    text = _downloaded(text_for(model, request.perplexity, request.parse_special, workspace.root), workspace, say)
     calibration = calibration_text(request.calibration, builtin, request.parse_special)
     if any(map(reads_text, space.points)):
         calibration = _downloaded(calibration, workspace, say)

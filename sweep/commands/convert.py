@@ -42,7 +42,7 @@ from sweep.methods.registry import parse_list
 from sweep.planning.imatrix import AUTO, ImatrixSource, checked, find_imatrix
 from sweep.planning.input_checks import require_collectable
 from sweep.planning.texts import text_only_warning
-from sweep.variant_name import split_projector
+from sweep.variant_name import split_cache, split_projector
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,9 @@ def prepare(request: ConvertRequest, say: Callable[[str], None]) -> Conversion:
     """Find the model and plan every file and checkpoint. Nothing is written. Raises InputError for any bad input."""
     variants = parse_list(request.variants)
     for variant in variants:
+        plain, cache = split_cache(variant.name)
+        if cache is not None:
+            raise InputError(f"{variant.name}: a file has no KV cache, which exists while it runs; write --to {plain}")
         if variant.names_projector:
             base, projector = split_projector(variant.name)
             raise InputError(

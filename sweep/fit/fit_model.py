@@ -27,7 +27,8 @@ from sweep.fit.layer_bytes import ModelShape
 from sweep.fit.placement import FitMachine
 from sweep.fit.projector import projector_fit
 from sweep.fit.registry import default_variants, fit_kind
-from sweep.variant_name import MMPROJ, split_projector
+from sweep.kv_cache import KVCache
+from sweep.variant_name import MMPROJ, cache_axis, split_cache, split_projector
 
 
 def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions) -> FitReport:
@@ -36,7 +37,7 @@ def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], op
     Args:
         model: any model that `find_model` accepts.
         variants: names of quants, `int8:RECIPE`, `gguf:PATH` or `hub:REPO/FILE`, those of GGUF variants perhaps with
-            `+mmproj=TYPE|PATH`; empty: every variant of the model.
+            `+kv=TYPE` and `+mmproj=TYPE|PATH`; empty: every variant of the model.
         devices: in llama.cpp's order. A device of the kind "cpu" is the host's RAM. Without one, real GPUs are combined
             with this machine's RAM, and simulated GPUs with as much RAM as is needed.
         options: how the model will run.
@@ -83,9 +84,9 @@ def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], op
                 raise InputError(
                     f"{', '.join(alone)}: only GGUF variants run with a draft; leave these out of --variants"
                 )
-        for own in dict.fromkeys(split_projector(name)[1] for name in names):
-            alike = [name for name in names if split_projector(name)[1] == own]
-            found |= _rows(alike, inputs if own is None else _with_projector(inputs, resolved.name, own))
+        for own in dict.fromkeys(_axes(name) for name in names):
+            alike = [name for name in names if _axes(name) == own]
+            found |= _rows(alike, _with_axes(inputs, resolved.name, own))
     return FitReport(
         model=resolved.name,
         context=options.context,
@@ -135,32 +136,54 @@ def _yarn_notes(yarn: Yarn | None, trained: int) -> tuple[str, ...]:
 
 
 def _canonical_name(name: str) -> str:
-    """The variant's name in its canonical spelling, with its projector file if it names one. Raises InputError."""
-    base, projector = split_projector(name)
+    """The variant's name in its canonical spelling, with its KV cache and its projector file if it names them. Raises
+    InputError."""
+    plain, cache = split_cache(name)
+    base, projector = split_projector(plain)
     kind = fit_kind(base)
+    if cache is not None and not kind.runs_in_llama_cpp:
+        raise InputError(f"{name}: only GGUF variants have types of llama.cpp's KV cache; write {plain}")
+    shown = kind.canonical_name(base) + cache_axis(cache)
     if projector is None:
-        return kind.canonical_name(base)
-    if not kind.takes_projector:
+        return shown
+    if not kind.runs_in_llama_cpp:
         raise InputError(f"{name}: only GGUF variants have a projector file; leave {MMPROJ}{projector} out")
     if not projector.endswith(".gguf"):
         (projector,) = (recipe.name for recipe in projector_recipes([projector]))
-    return f"{kind.canonical_name(base)}{MMPROJ}{projector}"
+    return f"{shown}{MMPROJ}{projector}"
 
 
-def _with_projector(inputs: FitInputs, model: str, projector: str) -> FitInputs:
-    """The inputs of variants that name the type or the path of a projector file."""
+def _axes(name: str) -> tuple[KVCache | None, str | None]:
+    """The KV cache and the projector file that a variant names."""
+    plain, cache = split_cache(name)
+    return cache, split_projector(plain)[1]
+
+
+def _with_axes(inputs: FitInputs, model: str, axes: tuple[KVCache | None, str | None]) -> FitInputs:
+    """The inputs of variants that name this KV cache, and the type or the path of this projector file."""
+    cache, projector = axes
+    if cache is not None:
+        options = replace(inputs.options, kv_type_k=cache.k, kv_type_v=cache.v)
+        _validate(options)
+        inputs = replace(inputs, options=options)
+    if projector is None:
+        return inputs
     options = replace(inputs.options, mmproj=projector)
     return replace(inputs, options=options, projector=projector_fit(inputs.source, model, options))
 
 
 def _rows(names: Sequence[str], inputs: FitInputs) -> dict[str, FitRow]:
-    """The rows of variants with the same projector file, by name."""
+    """The rows of variants with the same KV cache and projector file, by name."""
     found: dict[str, FitRow] = {}
     for kind in dict.fromkeys(fit_kind(name) for name in names):
-        own = {split_projector(name)[0]: name for name in names if fit_kind(name) is kind}
+        own = {split_projector(split_cache(name)[0])[0]: name for name in names if fit_kind(name) is kind}
         rows = kind.rows(list(own), inputs)
         found |= {  # a row may have a shorter name, such as that of a recipe without its path
-            name: replace(rows[base], variant=rows[base].variant + name.removeprefix(base))
+            name: replace(
+                rows[base],
+                variant=rows[base].variant + name.removeprefix(base),
+                kv_type=None if split_cache(name)[1] is None else str(inputs.options.kv_cache),
+            )
             for base, name in own.items()
         }
     return found

@@ -132,6 +132,7 @@ class FitRow:
     max_context_with_ram: int | None = None
     recipe: str | None = None  # the built-in recipe of an int8 variant; None for one in a file, and for other kinds
     weight_types: WeightTypes | None = None  # None for a kind whose weights have no types of llama.cpp
+    kv_type: str | None = None  # the type of KV cache that its name says; None: the report's
     projector_type: str | None = None  # the type of a projector file that has to be made; None: it exists, or none is
 
 
@@ -152,6 +153,10 @@ class FitReport:
     trained_context: int | None = None  # the longest context of the model; None in reports of earlier versions
     projector: ProjectorFit | None = None  # the vision tower, if it counts
     yarn: Yarn | None = None  # how the model runs a context that is longer than the trained one
+
+    def kv_type_of(self, row: FitRow) -> str:
+        """The type of a row's KV cache."""
+        return row.kv_type or self.kv_type
 
 
 class Verdict(StrEnum):
@@ -224,6 +229,7 @@ def _row(row: FitRow) -> dict[str, Any]:
         "arguments": row.arguments,
         "placed_by": row.placed_by,
         "recipe": row.recipe,
+        "kv_type": row.kv_type,
         "projector_type": row.projector_type,
         "weight_types": None if row.weight_types is None else asdict(row.weight_types),
         "per_device": [
@@ -275,6 +281,7 @@ def _row_of(row: dict[str, Any]) -> FitRow:
         mtp_bytes=row.get("mtp_bytes", 0),
         max_context_with_ram=row.get("max_context_with_ram"),
         recipe=row.get("recipe"),
+        kv_type=row.get("kv_type"),
         projector_type=row.get("projector_type"),
         weight_types=None if row["weight_types"] is None else WeightTypes(**row["weight_types"]),
         **{name: row[name] for name in _UNCHANGED},

@@ -132,6 +132,6 @@ def _file(source: Source, shape: ModelShape, name: str, ghost_path: Path) -> tup
     return Weights.of(shape, plan.tensors), file
 
 
-QUANTS = FitKind(_quant_name, _default_quants, _quant_rows, has_draft=True, takes_projector=True)
-FILES = FitKind(str, _default_files, _file_rows, is_file=True, has_draft=True, takes_projector=True)
-HUB_FILES = FitKind(str, lambda _inputs: [], _file_rows, is_file=True, has_draft=True, takes_projector=True)
+QUANTS = FitKind(_quant_name, _default_quants, _quant_rows, has_draft=True, runs_in_llama_cpp=True)
+FILES = FitKind(str, _default_files, _file_rows, is_file=True, has_draft=True, runs_in_llama_cpp=True)
+HUB_FILES = FitKind(str, lambda _inputs: [], _file_rows, is_file=True, has_draft=True, runs_in_llama_cpp=True)

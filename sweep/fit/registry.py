@@ -26,7 +26,8 @@ class FitKind:
         rows: computes the rows of the given names, by name.
         is_file: whether the names are those of GGUF files that exist.
         has_draft: whether these variants can run with a draft (speculative decoding).
-        takes_projector: whether these variants read images with a projector file.
+        runs_in_llama_cpp: whether these variants have a KV cache of llama.cpp, whose types their names can say, and
+            read images with a projector file.
     """
 
     canonical_name: Callable[[str], str]
@@ -34,7 +35,7 @@ class FitKind:
     rows: Callable[[Sequence[str], FitInputs], dict[str, FitRow]]
     is_file: bool = False
     has_draft: bool = False
-    takes_projector: bool = False
+    runs_in_llama_cpp: bool = False
 
 
 # In the order in which a report lists them. The empty prefix is that of quants.

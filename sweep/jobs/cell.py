@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sweep.artefact import Artefact
+from sweep.defaults import SPEED_SECONDS
 from sweep.jobs.base import StoredJob
 from sweep.jobs.images import ImageSettings
 from sweep.jobs.inputs import Baseline, Origin, Task, TextFile
@@ -66,6 +67,9 @@ class SweepInputs:
     compared with, by task; None: nothing is compared. `other_texts` are measured beside `text`, and `text_references`
     are the distributions that a variant is compared with over them, by the text's identity. `windows` is how many
     windows of each text are read; None: all.
+    `measure` are the names of the measurements; empty: all of them.
+    `speed_seconds` is the time for repeats of the timings of speed, `depths` are the numbers of tokens after which
+    speed is measured too.
     """
 
     origin: Origin
@@ -82,6 +86,9 @@ class SweepInputs:
     other_texts: tuple[TextFile, ...] = ()
     text_references: Mapping[str, Baseline] = field(default_factory=dict)
     windows: int | None = None
+    measure: tuple[str, ...] = ()
+    speed_seconds: float = SPEED_SECONDS
+    depths: tuple[int, ...] = ()
 
     def artefact(self, name: str) -> Artefact:
         return Artefact(f"{self.folder}/{name}")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from sweep.extensions import load_extensions
@@ -19,7 +20,9 @@ _STORED: dict[str, str | type[StoredJob[Any]]] = {
     "imatrix": "sweep.jobs.imatrix:ImatrixJob",
     "quantize": "sweep.jobs.int8_checkpoint:Int8CheckpointJob",
     "ptq": "sweep.jobs.ptq_checkpoint:PtqCheckpointJob",
+    "size": "sweep.jobs.speed:SizeJob",
     "speed": "sweep.jobs.speed:SpeedJob",
+    "depth": "sweep.jobs.speed:DepthJob",
     "text": "sweep.jobs.text:TextJob",
     "task": "sweep.jobs.task:TaskJob",
     "image_divergence": "sweep.jobs.image_divergence:ImageDivergenceJob",
@@ -30,6 +33,7 @@ _STORED: dict[str, str | type[StoredJob[Any]]] = {
 _OTHERS = {
     "fit": "sweep.jobs.fit:FitJob",
     "inputs": "sweep.jobs.input_checks:InputCheckJob",
+    "needle": "sweep.jobs.needle:NeedleJob",
     "sizes": "sweep.jobs.sizes:SizesJob",
     "projector_sizes": "sweep.jobs.projector:ProjectorSizesJob",
     "export_check": "sweep.jobs.sizes:ExportCheckJob",
@@ -41,19 +45,23 @@ _OTHERS = {
     "imatrix_check": "sweep.jobs.input_checks:ImatrixCheckJob",
     "calibration": "sweep.jobs.input_checks:CalibrationCheckJob",
 }
-_MEASUREMENTS: list[str | Measurement] = [
-    "sweep.jobs.speed:speed_jobs",
-    "sweep.jobs.text:text_jobs",
-    "sweep.jobs.task:task_jobs",
-    "sweep.jobs.image_divergence:image_divergence_jobs",
+SPEED, TEXT, TASKS = "speed", "text", "tasks"
+"""The measurements that a user can choose, in addition to those of extensions."""
+# Each with the name by which a user chooses it. Several measurements can have one name.
+_MEASUREMENTS: list[tuple[str, str | Measurement]] = [
+    (SPEED, "sweep.jobs.speed:speed_jobs"),
+    (TEXT, "sweep.jobs.text:text_jobs"),
+    (TASKS, "sweep.jobs.task:task_jobs"),
+    (TASKS, "sweep.jobs.image_divergence:image_divergence_jobs"),
 ]
 
 
 def register(job: type[StoredJob[Any]], measurement: Measurement | None = None) -> None:
-    """Add a kind of job. If `measurement` is given, every sweep measures each variant with the jobs that it gives."""
+    """Add a kind of job. If `measurement` is given, every sweep measures each variant with the jobs that it gives,
+    unless the user chooses other measurements; the name of this one is the job's kind."""
     _STORED[job.kind] = job
     if measurement is not None:
-        _MEASUREMENTS.append(measurement)
+        _MEASUREMENTS.append((job.kind, measurement))
 
 
 class UnknownJobKind(KeyError):
@@ -80,7 +88,16 @@ def stored_kinds() -> dict[str, type[StoredJob[Any]]]:
     return {name: job_class(name) for name in _STORED}  # type: ignore[misc]  # all in _STORED are StoredJob
 
 
-def measurements() -> list[Measurement]:
-    """All measurements, in the order in which they run for a variant."""
+def measurements(chosen: Collection[str] = ()) -> list[Measurement]:
+    """The measurements with the `chosen` names (all, if there are none), in the order in which they run for a
+    variant. Without a measurement of speed, which includes the size, there is one of the size alone."""
     load_extensions()
-    return [import_object(one) if isinstance(one, str) else one for one in _MEASUREMENTS]
+    found = [one for name, one in _MEASUREMENTS if not chosen or name in chosen]
+    size = ["sweep.jobs.speed:size_jobs"] if chosen and SPEED not in chosen else []
+    return [import_object(one) if isinstance(one, str) else one for one in (*size, *found)]
+
+
+def measurement_names() -> tuple[str, ...]:
+    """The names by which a user chooses measurements."""
+    load_extensions()
+    return tuple(dict.fromkeys(name for name, _ in _MEASUREMENTS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from converters.llamacpp.load import LoadOptions
 from converters.llamacpp.model import ContextOptions
@@ -42,6 +42,9 @@ class Settings:
     def kv_cache(self) -> KVCache:
         """The types of llama.cpp's KV cache."""
         return KVCache.parse(self.kv_type)
+
+    def with_cache(self, cache: KVCache) -> Settings:
+        return replace(self, kv_type=str(cache))
 
     def context(self, threads: int = 1) -> ContextOptions:
         """The llama.cpp context that the memory is computed for."""

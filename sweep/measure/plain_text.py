@@ -21,15 +21,21 @@ def text_bytes(path: Path) -> bytes:
     """The bytes of a text file. Raises InputError if they are not UTF-8 or cannot be read."""
     try:
         content = path.read_bytes()
-        content.decode("utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    return checked_text(content, str(path))
+
+
+def checked_text(content: bytes, name: str) -> bytes:
+    """The bytes of a text, if they are UTF-8 text. `name` is for the message. Raises InputError."""
+    try:
+        content.decode("utf-8")
     except UnicodeDecodeError as error:
         utf16 = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
         what = "UTF-16, not UTF-8 text" if utf16 else f"not UTF-8 text (byte {error.start})"
-        raise InputError(f"{path}: {what}; convert it first") from error
+        raise InputError(f"{name}: {what}; convert it first") from error
     if (at := content.find(0)) >= 0:  # valid UTF-8, but no text has it
-        raise InputError(f"{path}: not UTF-8 text (byte {at} is 0, as in UTF-16 and in binary files); convert it first")
+        raise InputError(f"{name}: not UTF-8 text (byte {at} is 0, as in UTF-16 and in binary files); convert it first")
     return content
 
 

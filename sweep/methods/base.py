@@ -46,6 +46,7 @@ class Variant(ABC):
     - `kind`: the name of the method in records.
     - `opener`: the name of the opener that opens the model for measurements.
     - `usage`: how the names of the method's variants are written; error messages show it.
+    - `takes_cache`: whether the name can say the types of the KV cache.
     - `baseline`: the name of the variant that the method's variants are compared with; None: the reference of the
       sweep. Methods of another engine have one, because two engines differ by more than a good quant does.
     """
@@ -55,6 +56,7 @@ class Variant(ABC):
     kind: ClassVar[str]
     opener: ClassVar[str]
     usage: ClassVar[str]
+    takes_cache: ClassVar[bool] = False
     baseline: ClassVar[str | None] = None
 
     @classmethod
@@ -163,7 +165,7 @@ def cells_for(
     """All cells of a variant: those that make it, then those that measure it."""
     preparation, model = variant.prepare(inputs, imatrix)
     cells = []
-    for measurement in registry.measurements():
+    for measurement in registry.measurements(inputs.measure):
         for planned in measurement(model, inputs, baseline):
             equivalent = None if planned.equivalent is None else planned.equivalent.key(inputs.resources)
             key = planned.job.key(inputs.resources)

@@ -22,9 +22,40 @@ from sweep.jobs.export import ExportJob
 from sweep.jobs.inputs import ImatrixFile, Origin
 from sweep.jobs.model import MeasuredModel, engine_versions
 from sweep.jobs.settings import Settings
+from sweep.kv_cache import KVCache
 from sweep.methods.base import PredictedSize, Variant, preparation_cell
 from sweep.methods.projector import Projector, image_inputs, parse_projector, projector_job
-from sweep.variant_name import MMPROJ
+from sweep.variant_name import MMPROJ, cache_axis, split_cache
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """What a variant's name says of how its file is run; None: as the sweep does."""
+
+    projector: Projector | None = None
+    cache: KVCache | None = None
+
+    @property
+    def suffix(self) -> str:
+        """For the end of a variant's name."""
+        return cache_axis(self.cache) + ("" if self.projector is None else self.projector.suffix)
+
+    @property
+    def distinct_suffix(self) -> str:
+        """The same with the path of the projector file."""
+        projector = self.projector
+        return cache_axis(self.cache) + ("" if projector is None else f"{MMPROJ}{projector.quant or projector.file}")
+
+
+def _parse_axes(text: str) -> tuple[str, _Axes]:
+    """The part of a variant's name before the axes, and these. Raises InputError."""
+    plain, cache = split_cache(text)
+    base, projector = parse_projector(plain)
+    return base, _Axes(projector, cache)
+
+
+def _with_cache(settings: Settings, cache: KVCache | None) -> Settings:
+    return settings if cache is None else settings.with_cache(cache)
 
 
 @dataclass(frozen=True)
@@ -35,14 +66,17 @@ class Quant(Variant):
     opener = "gguf"
     usage = "quant names"
 
+    takes_cache = True
+
     quant: str
     projector: Projector | None = None
+    cache: KVCache | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        base, projector = parse_projector(text)
+        base, axes = _parse_axes(text)
         quant = recipe(base).name
-        return cls(quant + ("" if projector is None else projector.suffix), quant, projector)
+        return cls(quant + axes.suffix, quant, axes.projector, axes.cache)
 
     def prepare(self, inputs: SweepInputs, imatrix: ImatrixFile | None) -> tuple[list[Cell], MeasuredModel]:
         origin, engine = inputs.origin, engine_versions(self.opener)
@@ -61,7 +95,7 @@ class Quant(Variant):
         )
         needs = () if used is None or used.key is None else (used.key,)
         cell = preparation_cell(self, "export", job, inputs, needs)
-        model = MeasuredModel(self.opener, job.file, cell.key, engine, inputs.settings)
+        model = MeasuredModel(self.opener, job.file, cell.key, engine, _with_cache(inputs.settings, self.cache))
         if inputs.images is None:
             return [cell], model
         text = open_source(origin.source.name, origin.name, requantize=True, need=Need.PLAN).structure
@@ -72,9 +106,13 @@ class Quant(Variant):
     def predicted_sizes(
         cls, variants: Sequence[Self], origin: Origin, settings: Settings, imatrix: bool, run_job: RunJob
     ) -> dict[str, PredictedSize]:
-        quants = list(dict.fromkeys(variant.quant for variant in variants))
-        sizes = quant_sizes(quants, origin, settings, imatrix, run_job)
-        return {variant.name: sizes[variant.quant] for variant in variants}
+        found: dict[str, PredictedSize] = {}
+        for cache in dict.fromkeys(variant.cache for variant in variants):
+            alike = [variant for variant in variants if variant.cache == cache]
+            quants = list(dict.fromkeys(variant.quant for variant in alike))
+            sizes = quant_sizes(quants, origin, _with_cache(settings, cache), imatrix, run_job)
+            found |= {variant.name: sizes[variant.quant] for variant in alike}
+        return found
 
     @classmethod
     def suggested_names(cls) -> tuple[str, ...]:
@@ -104,7 +142,7 @@ class Quant(Variant):
         return self.distinct_name(self.name)
 
     def distinct_name(self, text: str) -> str:
-        return text if self.projector_file is None else f"{self.quant}{MMPROJ}{self.projector_file}"
+        return text if self.projector_file is None else self.quant + _Axes(self.projector, self.cache).distinct_suffix
 
 
 @dataclass(frozen=True)
@@ -115,10 +153,9 @@ class OwnMix(Quant):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        base, projector = parse_projector(text)
+        base, axes = _parse_axes(text)
         found = recipe(base)
-        name = f"{MIX_PREFIX}{found.title}{'' if projector is None else projector.suffix}"
-        return cls(name, found.name, projector)
+        return cls(f"{MIX_PREFIX}{found.title}{axes.suffix}", found.name, axes.projector, axes.cache)
 
     @classmethod
     def suggested_names(cls) -> tuple[str, ...]:
@@ -126,7 +163,7 @@ class OwnMix(Quant):
 
     @property
     def fit_name(self) -> str:
-        return self.quant + ("" if self.projector is None else self.projector.suffix)
+        return self.quant + _Axes(self.projector, self.cache).suffix
 
     def distinct_name(self, text: str) -> str:
         return text
@@ -173,22 +210,26 @@ class GGUFFile(Variant):
     opener = "gguf"
     usage = "gguf:PATH"
 
+    takes_cache = True
+
     file: Path | None = None
     projector: Projector | None = None
+    cache: KVCache | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        base, projector = parse_projector(text)
+        base, axes = _parse_axes(text)
         file = Path(base.partition(":")[2]).expanduser()
         if not file.is_file():
             raise InputError(f"{base}: there is no such file")
         first = parts(file.resolve())[0]
-        return cls(f"gguf:{first.name}{'' if projector is None else projector.suffix}", first, projector)
+        return cls(f"gguf:{first.name}{axes.suffix}", first, axes.projector, axes.cache)
 
     def prepare(self, inputs: SweepInputs, imatrix: ImatrixFile | None) -> tuple[list[Cell], MeasuredModel]:
         file = self.file or Path(self.name)  # no file in a dry run, which downloads nothing
         content = self.name if self.file is None else gguf_fingerprint(file)
-        model = MeasuredModel(self.opener, Artefact.of(file), content, engine_versions(self.opener), inputs.settings)
+        settings = _with_cache(inputs.settings, self.cache)
+        model = MeasuredModel(self.opener, Artefact.of(file), content, engine_versions(self.opener), settings)
         if inputs.images is None or self.file is None:
             return [], model
         cell, model = _with_projector(self, self.projector, model, read_header(file).metadata, file, inputs)
@@ -213,10 +254,7 @@ class GGUFFile(Variant):
     def distinct_name(self, text: str) -> str:
         if self.file is None:
             return text
-        projector = self.projector
-        if projector is None:
-            return f"gguf:{self.file}"
-        return f"gguf:{self.file}{MMPROJ}{projector.quant or projector.file}"
+        return f"gguf:{self.file}{_Axes(self.projector, self.cache).distinct_suffix}"
 
 
 @dataclass(frozen=True)
@@ -229,10 +267,10 @@ class HubGGUF(GGUFFile):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        base, projector = parse_projector(text)
+        base, axes = _parse_axes(text)
         rest = base.partition(":")[2]
-        name = f"hub:{rest.rpartition('/')[2]}{'' if projector is None else projector.suffix}"
-        return cls(name, projector=projector, remote=HubFile.parse(rest))
+        name = f"hub:{rest.rpartition('/')[2]}{axes.suffix}"
+        return cls(name, projector=axes.projector, cache=axes.cache, remote=HubFile.parse(rest))
 
     def with_file(self, say: Callable[[str], None], download: bool) -> Self:
         assert self.remote is not None

@@ -13,7 +13,7 @@ from sweep.jobs.inputs import Origin
 from sweep.jobs.settings import Settings
 from sweep.lazy import import_object
 from sweep.methods.base import PredictedSize, Variant
-from sweep.variant_name import prefix_of, split_projector
+from sweep.variant_name import prefix_of, split_cache, split_projector
 
 _METHODS: dict[str, str | type[Variant]] = {
     "": "sweep.methods.gguf:Quant",
@@ -58,7 +58,11 @@ def parse(text: str) -> Variant:
         raise InputError(
             f"{text}: no variant has the prefix '{prefix}:'; write a variant as {', '.join(known)} or {last}"
         )
-    return method(text).parse(text)
+    found = method(text)
+    plain, cache = split_cache(text)
+    if cache is not None and not found.takes_cache:
+        raise InputError(f"{text}: only variants that llama.cpp runs have types of its KV cache; write {plain}")
+    return found.parse(text)
 
 
 def parse_list(texts: Sequence[str]) -> list[Variant]:

@@ -152,6 +152,8 @@ def _about(spec: PlanSpec) -> dict[str, Any]:
         "imatrix_told": [] if source is None else source.messages,
         "engine": engine_versions("gguf"),
     }
+    if inputs.measure:
+        about["measure"] = list(inputs.measure)
     for method in dict.fromkeys(type(variant) for variant in spec.variants):
         about |= method.plan_details(inputs)
     return about

@@ -20,6 +20,7 @@ from sweep.jobs.cell import SweepInputs
 from sweep.jobs.inputs import Origin
 from sweep.jobs.model import opener
 from sweep.jobs.projector import ProjectorJob, ProjectorResult, ProjectorSizesJob
+from sweep.jobs.registry import TASKS, TEXT, measurement_names
 from sweep.jobs.settings import Settings
 from sweep.measure.task_options import TaskOptions
 from sweep.methods.base import PredictedSize, Variant
@@ -41,12 +42,16 @@ from sweep.planning.effort import extent_of
 from sweep.planning.images import sweep_images
 from sweep.planning.imatrix import AUTO as IMATRIX_AUTO
 from sweep.planning.imatrix import checked, find_imatrix
+from sweep.planning.measurements import checked_depths, chosen_measurements, measured_alone
 from sweep.planning.model import ResolvedModel, resolve
+from sweep.planning.needle import with_needle_files
+from sweep.planning.piped_text import is_pipe
 from sweep.planning.planner import PlanSpec, make_plan
 from sweep.planning.request import Request
 from sweep.planning.tasks import require_known, tasks_for
 from sweep.planning.texts import FoundText, calibration_text, text_only_warning, texts_for
 from sweep.results.plan import Plan, TooLarge
+from sweep.variant_name import variant_names
 from sweep.workspace import Workspace, open_workspace
 
 
@@ -68,6 +73,13 @@ class Sweep:
     calibration: FoundText | None = None
     cannot_run: tuple[str, ...] = ()
 
+    @property
+    def piped_texts(self) -> dict[Path, Path]:
+        """The files of the texts that came through pipes, by pipe."""
+        texts = () if self.text is None else (self.text, *self.other_texts)
+        named = zip(self.request.perplexity, texts, strict=False)
+        return {pipe: text.file.file.under(self.workspace.root) for pipe, text in named if is_pipe(pipe)}
+
 
 def prepare(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
     """Plan a sweep. Nothing is written except the workspace's folder. Raises InputError for any bad input."""
@@ -85,10 +97,15 @@ def prepare(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
         max_kld=request.max_kld or chosen.target.max_kld,
         min_recovery=request.min_recovery or chosen.target.min_recovery,
     )
+    measure = chosen_measurements(request, chosen.measure or measurement_names())
     require_known(request.tasks, request.task_data)
     automatic = request.reference == AUTO
     reference = find_reference(chosen.reference if automatic else request.reference or chosen.reference)
     file = reference if isinstance(reference, ReferenceFile) else None
+    if file is not None and TEXT not in measure:
+        raise InputError(
+            f"--reference {file.path}: variants are compared with it on its text, which --measure leaves out; add text"
+        )
     parsed = _parse_variants(request, _variants(chosen, request, reference))
     if isinstance(reference, str):
         _require_baseline(reference, parsed)
@@ -104,13 +121,13 @@ def prepare(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
         quants = [FLOAT, NEAREST] if automatic else [str(exported)]
         reference, layers = _place_reference(quants, model, request, host)
         parsed = _parse_variants(request, _variants(chosen, request, reference))
-    return _plan(request, model, parsed, chosen.name, say, host, file=file, reference_layers=layers)
+    return _plan(request, model, parsed, chosen.name, say, host, measure, file=file, reference_layers=layers)
 
 
 def prepare_single(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
     """Plan the measurement of one variant: a GGUF file, or a model at one quant (BF16 by default).
 
-    The request's text and tasks are measured; if it names neither, everything is measured. Raises InputError.
+    See `measured_alone` for what is measured. Raises InputError.
     """
     is_file = Path(request.model).suffix == ".gguf"
     if is_file and request.quant is not None:
@@ -118,13 +135,10 @@ def prepare_single(request: Request, say: Callable[[str], None], host: Host) -> 
     parsed = _parse_variants(
         request, [_file_variant(request.model) if is_file else request.quant or FLOAT], single=True
     )
-    everything = not request.perplexity and request.tasks is None
-    if not everything:
-        request = replace(request, tasks=request.tasks or ("none",))
+    measure = chosen_measurements(request, measured_alone(request))
     require_known(request.tasks, request.task_data)
     model = resolve(request.model, say, planned=request.dry_run, unchanged=True)
-    measures_text = everything or bool(request.perplexity)
-    if request.write_base is not None and not measures_text:
+    if request.write_base is not None and TEXT not in measure:
         raise InputError("--write-base writes the model's log-probabilities of a text; give one with --perplexity FILE")
     if request.write_base is not None and not request.kv_type.is_default:
         raise InputError(
@@ -132,7 +146,7 @@ def prepare_single(request: Request, say: Callable[[str], None], host: Host) -> 
         )
     if request.write_base is not None and request.stride is not None:
         raise InputError("--write-base: llama.cpp's base files have windows end to end; leave --stride out")
-    return _plan(request, model, parsed, "eval", say, host, measures_text=measures_text, single=True)
+    return _plan(request, model, parsed, "eval", say, host, measure, single=True)
 
 
 def variant_sizes(sweep: Sweep, host: Host) -> dict[str, PredictedSize]:
@@ -195,13 +209,14 @@ def _plan(
     preset_name: str,
     say: Callable[[str], None],
     host: Host,
+    measure: tuple[str, ...],
     *,
-    measures_text: bool = True,
     file: ReferenceFile | None = None,
     reference_layers: int | None = None,
     single: bool = False,
 ) -> Sweep:
-    """The first variant is the reference, unless the reference is a `file` or only a `single` variant is measured."""
+    """The first variant is the reference, unless the reference is a `file` or only a `single` variant is measured.
+    `measure` are the names of the measurements."""
     collects = request.imatrix == IMATRIX_AUTO or not any(variant.accepts_calibration for variant in parsed)
     imatrix = find_imatrix(
         request.imatrix, request.calibration if collects else None, model.builtin, request.parse_special
@@ -215,7 +230,7 @@ def _plan(
     for kind in reversed(dict.fromkeys(type(variant) for variant in variants)):
         kind.require_model([variant for variant in variants if type(variant) is kind], model.path)
     read = _calibration(request, model, parsed)
-    texts = texts_for(model, request.perplexity, request.parse_special) if measures_text else ()
+    texts = texts_for(model, request.perplexity, request.parse_special, workspace.root) if TEXT in measure else ()
     text, others = texts[0] if texts else None, texts[1:]
     if others and file is not None:
         raise InputError(
@@ -228,9 +243,12 @@ def _plan(
             say(note)
     origin = Origin(model.name, Artefact(str(model.path)), model.fingerprint)
     extent = extent_of(request.effort)
-    tasks = tasks_for(
-        model, request.tasks, _task_options(request, model, variants), request.task_data, extent.all_items
-    )
+    chosen = request.tasks if TASKS in measure else ("none",)
+    folder = workspace.root / "tasks" / model.fingerprint[:16]
+    chosen = with_needle_files(chosen, model, origin, folder, host.run_job)
+    tasks = tasks_for(model, chosen, _task_options(request, model, variants), request.task_data, extent.all_items)
+    if text is None and not tasks and set(measure) <= {TEXT, TASKS}:
+        raise InputError("there is nothing to measure: --measure names only tasks, and there are none")
     settings = _settings(request, model, file, measures_text=text is not None)
     inputs = SweepInputs(
         origin=origin,
@@ -245,6 +263,9 @@ def _plan(
         windows=None if file is not None else extent.windows(settings.window),
         other_texts=tuple(one.file for one in others),
         images=sweep_images(request, model, variants, tasks),
+        measure=() if set(measure) == set(measurement_names()) else measure,
+        speed_seconds=request.speed_seconds,
+        depths=checked_depths(request.depth, model),
     )
     reference = variants[0].name if file is None else file.name
     _check_cache(request, variants, None if single else reference, say)
@@ -429,7 +450,7 @@ def _variants(chosen: preset.Preset, request: Request, reference: ReferenceFile 
     option = request.variants
     first = [] if isinstance(reference, ReferenceFile) else [reference]
     listed = [name for name in chosen.variants if not first or name != chosen.reference]
-    own = [] if option is None else [name.strip() for name in option.removeprefix("=").split(",") if name.strip()]
+    own = [] if option is None else list(variant_names(option.removeprefix("=")))
     if option is not None and option.startswith("="):
         have_baselines = bool(own) and all(method(name).baseline is not None for name in own)
         return own if have_baselines and request.reference is None else [*first, *own]

@@ -13,12 +13,14 @@ from typing import Any
 import presets
 from converters.errors import InputError
 from sweep.planning.effort import Effort, parse_effort
+from sweep.planning.measurements import checked_names
 from sweep.target import NO_TARGET, Target
 
 _KEYS: dict[str, type] = {
     "title": str,
     "reference": str,
     "variants": list,
+    "measure": list,
     "tasks": list,
     "limit": int,
     "ctx": int,
@@ -32,8 +34,8 @@ _KEYS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Preset:
-    """The content of a preset's TOML file. `tasks`, `limit`, `ctx`, `window` and `effort` are None if the defaults
-    apply.
+    """The content of a preset's TOML file. `measure`, `tasks`, `limit`, `ctx`, `window` and `effort` are None if the
+    defaults apply.
 
     `target` is what the variant to run has to reach; in the file, `min_recovery` is in percent, as in the option.
     """
@@ -48,6 +50,7 @@ class Preset:
     window: int | None = None
     target: Target = NO_TARGET
     effort: Effort | None = None
+    measure: tuple[str, ...] | None = None
 
 
 def load(name: str) -> Preset:
@@ -100,7 +103,17 @@ def _checked(file: Path, table: dict[str, Any]) -> Preset:
             None if "min_recovery" not in table else table["min_recovery"] / 100,
         ),
         effort=parse_effort(table.get("effort"), str(file)),
+        measure=_measure(file, table),
     )
+
+
+def _measure(file: Path, table: dict[str, Any]) -> tuple[str, ...] | None:
+    if "measure" not in table:
+        return None
+    try:
+        return checked_names(table["measure"])
+    except InputError as error:
+        raise InputError(f"{file}: 'measure': {error}") from error
 
 
 def as_toml(preset: Preset) -> str:
@@ -110,6 +123,7 @@ def as_toml(preset: Preset) -> str:
         ("reference", preset.reference),
         ("variants", list(preset.variants)),
     ]
+    rows += [("measure", list(preset.measure))] if preset.measure is not None else []
     rows += [("tasks", list(preset.tasks))] if preset.tasks is not None else []
     rows += [("limit", preset.limit)] if preset.limit is not None else []
     rows += [("ctx", preset.ctx)] if preset.ctx is not None else []

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from presets.advice import Tolerance
-from sweep.defaults import IMAGE_CACHE_BYTES
+from sweep.defaults import IMAGE_CACHE_BYTES, SPEED_SECONDS
 from sweep.kv_cache import DEFAULT, KVCache
 from sweep.measure.task_options import ThinkingScoring
 from sweep.planning.effort import Effort
@@ -36,6 +36,11 @@ class Request:
       `texts.calibration_text`).
     - `thinking_scoring`: how answers after reasoning are scored.
     - `min_pixels`, `max_pixels`: limits for images. `image_cache`: bytes of embeddings that the workspace keeps.
+    - `measure`: the names of the measurements (see jobs.registry); None: the preset's, or all. `sweep eval` then
+      measures only what other options name.
+    - `speed_seconds`: the time for repeats of the timings of speed. `depth`: the numbers of tokens after which speed is
+      measured.
+    - `perplexity`: a file, or "-" for stdin.
     - `parse_special`: read special tokens in the texts as such (see TextForm).
     - `limit`: the number of items of each task; `effort`: how much is measured where no option says it.
     - `keep`: see `Keep`.
@@ -54,6 +59,9 @@ class Request:
     variants: str | None = None
     quant: str | None = None
     requantize: bool = False
+    measure: tuple[str, ...] | None = None
+    speed_seconds: float = SPEED_SECONDS
+    depth: tuple[int, ...] = ()
     tasks: tuple[str, ...] | None = None
     task_data: Path | None = None
     perplexity: tuple[Path, ...] = ()

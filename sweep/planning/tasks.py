@@ -20,6 +20,7 @@ from sweep.measure.plain_text import read_text
 from sweep.measure.task_names import is_known, is_own, unknown_task
 from sweep.measure.task_options import TaskOptions
 from sweep.planning.model import ResolvedModel
+from sweep.planning.needle import is_needle
 
 
 def _found(name: str, folder: Path | None, data: Path | None, data_name: str | None, options: TaskOptions) -> Task:
@@ -83,7 +84,7 @@ def require_known(chosen: tuple[str, ...] | None, folder: Path | None) -> None:
     for name in names:
         if _is_file(name):
             _task_file(name)
-        elif name not in declared and not is_known(name):
+        elif name not in declared and not is_needle(name) and not is_known(name):
             raise unknown_task(name, [*presets.task_lists(), *declared])
 
 

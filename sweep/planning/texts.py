@@ -20,6 +20,7 @@ from sweep.measure.plain_text import read_text, text_bytes
 from sweep.measure.text_form import TextForm
 from sweep.measure.texts import form_of, marker_in
 from sweep.planning.model import ResolvedModel
+from sweep.planning.piped_text import is_pipe, saved_text
 
 _WIKITEXT = "wikitext-2"
 """The name of the published text for --perplexity. That for --calibration is another split of the same text."""
@@ -46,12 +47,15 @@ class FoundText:
         return "".join(self.file.identity.partition("+")[1:])
 
 
-def text_for(model: ResolvedModel, chosen: Path | None, parse_special: bool = False) -> FoundText:
+def text_for(model: ResolvedModel, chosen: Path | None, parse_special: bool, workspace: Path) -> FoundText:
     """The text for perplexity: `chosen`, or the built-in model's own text, or WikiText-2. Raises InputError.
 
     `chosen` is a file, or the name of a built-in model or of WikiText-2 for that text. `parse_special`: read special
-    tokens in the text as such.
+    tokens in the text as such. `workspace` is where a text from a pipe is saved.
     """
+    if chosen is not None and is_pipe(chosen):
+        file = saved_text(chosen, workspace / "texts", "--perplexity")
+        return _local("text from a pipe", file.resolve(), parse_special)
     builtin, name = model.builtin if chosen is None else None, None if chosen is None else str(chosen)
     if chosen is not None and chosen.is_file():
         found = _local(chosen.name, chosen.resolve(), parse_special)
@@ -70,9 +74,11 @@ def text_for(model: ResolvedModel, chosen: Path | None, parse_special: bool = Fa
     return _published("WikiText-2 test", presets.defaults()["text"], "--perplexity", parse_special)
 
 
-def texts_for(model: ResolvedModel, chosen: Sequence[Path], parse_special: bool = False) -> tuple[FoundText, ...]:
+def texts_for(
+    model: ResolvedModel, chosen: Sequence[Path], parse_special: bool, workspace: Path
+) -> tuple[FoundText, ...]:
     """The texts for perplexity, at least one; see `text_for`. Raises InputError, also if two are the same."""
-    found = [text_for(model, one, parse_special) for one in chosen] or [text_for(model, None, parse_special)]
+    found = [text_for(model, one, parse_special, workspace) for one in chosen or (None,)]
     seen: dict[str, FoundText] = {}
     for one in found:
         if one.file.identity in seen:

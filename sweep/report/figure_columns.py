@@ -161,20 +161,39 @@ def _perplexity_of(text: str) -> FigureColumn:
     return FigureColumn(name, name, 4.5, value, error_priority=1.4)
 
 
+def _at_depth(depth: str, priority: float) -> list[FigureColumn]:
+    """The speeds after this many other tokens."""
+
+    def column(name: str, field: str, own: float) -> FigureColumn:
+        def value(record: Record) -> Figure | None:
+            found = record.speed_at_depth.get(depth)
+            return None if found is None else figure(getattr(found, field))
+
+        return FigureColumn(f"{name} t/s at {int(depth):,}", f"{name.lower()}@{depth}", own, value, fmt.rate)
+
+    return [
+        column("Prompt", "prompt_tokens_per_s", priority - 1),
+        column("Decode", "decode_tokens_per_s", priority),
+    ]
+
+
 def figures_shown(records: Sequence[Record]) -> list[FigureColumn]:
-    """FIGURES, those of images if there are any, and the figures of measurements that extensions add."""
+    """FIGURES, those of images and of speeds at a depth if there are any, and the figures of measurements that
+    extensions add."""
     at = {column.short: i + 1 for i, column in enumerate(FIGURES)}
     size, text = at["size"], at["top-1 %"]
     projector = [_PROJECTOR] if any(record.projector is not None for record in records) else []
     tasks = dict.fromkeys(task for record in records for task in record.image_divergence)
     answers = [_of_answers(task) for task in tasks]
+    depths = sorted({depth for record in records for depth in record.speed_at_depth}, key=int)
+    deep = [column for at, depth in enumerate(depths) for column in _at_depth(depth, 1.9 - at / 100)]
     extra = [_extra(name, shown) for name, shown in figures.extra_figures(records).items()]
     texts = dict.fromkeys(name for record in records for name in record.other_texts)
     compared = {name for record in records for name, own in record.other_texts.items() if own.divergence is not None}
     others = [
         column for name in texts for column in ([_of_text(name)] if name in compared else []) + [_perplexity_of(name)]
     ]
-    return [*FIGURES[:size], *projector, *FIGURES[size:text], *others, *answers, *FIGURES[text:], *extra]
+    return [*FIGURES[:size], *projector, *FIGURES[size:text], *others, *answers, *FIGURES[text:], *deep, *extra]
 
 
 def _extra(name: str, shown: Value) -> FigureColumn:

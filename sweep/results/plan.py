@@ -13,6 +13,7 @@ from sweep.jobs.model import MeasuredModel, MeasurementJob
 from sweep.jobs.settings import ComputeResources, Settings
 from sweep.methods.registry import method
 from sweep.results.plan_v1 import upgraded
+from sweep.variant_name import split_cache
 
 FORMAT = 2
 
@@ -79,7 +80,8 @@ class Plan:
         baseline = method(variant).baseline
         similar = next((model for name, model in models.items() if method(name).baseline == baseline), None)
         if variant not in models and similar is not None and baseline is None:
-            return replace(similar, settings=self.settings)
+            cache = split_cache(variant)[1]
+            return replace(similar, settings=self.settings if cache is None else self.settings.with_cache(cache))
         return models.get(variant, similar)
 
     def to_json(self) -> dict[str, Any]:

@@ -22,12 +22,13 @@ from sweep.jobs.image_divergence import ImageDivergenceJob
 from sweep.jobs.model import opener
 from sweep.jobs.projector import ProjectorJob
 from sweep.jobs.settings import ComputeResources
-from sweep.jobs.speed import SpeedResult
+from sweep.jobs.speed import DepthJob, SizeResult, SpeedResult
 from sweep.jobs.task import TaskResult
 from sweep.jobs.text import TextJob, TextResult
 from sweep.measure.text_results import DivergenceResult, PerplexityResult
 from sweep.methods.registry import method
 from sweep.record import (
+    DepthSpeed,
     Divergence,
     ImageDivergence,
     MeasuredText,
@@ -110,7 +111,7 @@ class _RunResults:
             cell.variant: result.bits_per_weight
             for cell in plan.cells
             if plan.reference_of(cell.variant) == plan.reference
-            and isinstance(result := self.results.get(cell.key), ExportResult | SpeedResult)
+            and isinstance(result := self.results.get(cell.key), ExportResult | SpeedResult | SizeResult)
         }
         return max(bits, key=bits.__getitem__, default=None)
 
@@ -188,7 +189,8 @@ def _record(variant: str, run: _RunResults) -> Record:
     }
     speed = _only(results, SpeedResult)
     text: TextResult | None = results.get("text")
-    size = speed or _only(results, ExportResult) or _only(results, CheckpointResult)
+    predicted: SizeResult | None = _only(results, SizeResult)
+    size = speed or predicted or _only(results, ExportResult) or _only(results, CheckpointResult)
     reference_text = run.result(plan.reference_of(variant), "text")
     return Record(
         variant=variant,
@@ -197,11 +199,12 @@ def _record(variant: str, run: _RunResults) -> Record:
         error=_error_text(errors),
         file_bytes=None if size is None else size.file_bytes,
         bits_per_weight=None if size is None else size.bits_per_weight,
-        memory=Memory() if speed is None else _memory(speed),
+        memory=_memory(speed, predicted),
         perplexity=None if text is None else _perplexity(text.perplexity),
         divergence=None if text is None else _divergence(text.divergence, reference_text),
         tasks={task: score for task, (score, _) in scores.items()},
         speed=None if speed is None else _speed(speed),
+        speed_at_depth=_depth_speeds(cells, run),
         reference=plan.reference_of(variant),
         task_reference=run.task_base(variant),
         **_conditions(run, variant),
@@ -329,7 +332,9 @@ def _status(cells: int, done: int, endings: Collection[str]) -> str:
     return "partial" if done else worst
 
 
-def _memory(result: SpeedResult) -> Memory:
+def _memory(result: SpeedResult | None, predicted: SizeResult | None) -> Memory:
+    if result is None:
+        return Memory() if predicted is None else Memory(predicted.memory_bytes)
     memory = result.memory
     return Memory(memory.predicted_bytes, memory.measured_bytes, memory.host_bytes, memory.device_bytes)
 
@@ -348,7 +353,27 @@ def _speed(result: SpeedResult) -> Speed:
         decode_runs=rates.decode_runs,
         other_cores=rates.other_cores,
         cores=rates.cores,
+        prompt_tokens=rates.prompt_tokens,
+        decode_tokens=rates.decode_tokens,
     )
+
+
+def _depth_speeds(cells: Sequence[Cell], run: _RunResults) -> dict[str, DepthSpeed]:
+    """The speeds of a variant with these cells after other tokens, by the number of these tokens."""
+    found = {}
+    for cell in cells:
+        result = run.results.get(cell.key)
+        if isinstance(cell.job, DepthJob) and result is not None:
+            rates = result.speed
+            found[str(cell.job.depth)] = DepthSpeed(
+                rates.prompt_tokens_per_s,
+                rates.decode_tokens_per_s,
+                rates.prompt_runs,
+                rates.decode_runs,
+                rates.prompt_tokens,
+                rates.decode_tokens,
+            )
+    return found
 
 
 def _perplexity(result: PerplexityResult) -> Perplexity:

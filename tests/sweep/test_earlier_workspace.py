@@ -106,12 +106,13 @@ def test_an_ablation_finds_every_earlier_recipe(workspace: Workspace) -> None:
 def _without_new(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows without the fields that records did not have then. Those of the speed say that nothing is known."""
     later = ("figures", "implausible", "unfinished", "worse_than_rounding", "study", "projector", "image_divergence")
-    later += ("other_texts",)
+    later += ("other_texts", "speed_at_depth")
     rows = [{name: value for name, value in row.items() if name not in later} for row in rows]
     unknown = finite(asdict(Speed(0.0, 0.0)))
     for row in rows:
         row["tasks"] = {name: {**score} for name, score in row["tasks"].items()}
         assert {score.pop("cluster_kind") for score in row["tasks"].values()} <= {"subjects"}
+        assert (row["speed"].pop("prompt_tokens"), row["speed"].pop("decode_tokens")) == (512, 128)  # stored then too
         new = {name: value for name, value in row["speed"].items() if name not in EXPECTED["records"][0]["speed"]}
         assert new == {name: unknown[name] for name in new}
         row["speed"] = {name: value for name, value in row["speed"].items() if name not in new}

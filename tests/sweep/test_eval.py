@@ -73,7 +73,7 @@ def test_a_model_is_exported_to_one_quant_and_only_the_named_measurements_run(tm
     assert only["variant"] == "Q4_K_M"
     assert only["perplexity"] is None
     assert list(only["tasks"]) == ["micro_form"]
-    assert only["speed"]["prompt_tokens_per_s"] > 0
+    assert only["speed"] is None
     report = sweep("report", "--workspace", tmp_path)
     assert report.returncode == 0, report.stderr
     assert "micro_form" in report.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def test_each_text_has_the_figures_that_it_has_alone(texts: tuple[Path, Path], t
     assert "chat.jsonl" not in printed
     again = call("run", "micro", *PLAIN, "--perplexity", plain, "--perplexity", chat, "--workspace", tmp_path / "both")
     assert f"{name} KLD: the same over this text." in again.stdout
-    run = again.stdout.partition("\nRun ")[2].split()[0]
+    (run,) = re.findall(r"^Run (\S+) in ", again.stdout, re.MULTILINE)
     call("report", run, "--csv", tmp_path / "records.csv", "--workspace", tmp_path / "both")
     heads = (tmp_path / "records.csv").read_text().splitlines()[0]
     assert f"other_texts.{name}.divergence.kld_mean" in heads

@@ -44,6 +44,9 @@ from tui.widgets.table import Table
 # field of a Request, what is typed or chosen for it, and the value that the command must read
 TYPED: dict[str, tuple[str, Any]] = {
     "effort": ("quick", Effort.QUICK),
+    "measure": ("text,speed", ("text", "speed")),
+    "depth": ("0,4096", (0, 4096)),
+    "speed_seconds": ("5", 5.0),
     "tasks": ("micro_form,a.yaml", ("micro_form", "a.yaml")),
     "limit": ("8", 8),
     "num_fewshot": ("0", 0),

@@ -16,7 +16,6 @@ from sweep.planning.baseline import AUTO
 from sweep.planning.effort import parse_effort
 from sweep.planning.preset import Preset, load
 from sweep.target import Constraint, Target
-from sweep.variant_name import MMPROJ
 
 OPTIONS = {option.field: option for option in RUN}
 
@@ -62,11 +61,14 @@ class Draft:
         return "=" + ",".join(rest if any(method(name).baseline is None for name in rest) else self.variants)
 
     def as_preset(self, name: str) -> Preset:
-        """As a preset to save: variants, tasks, limit, context, window, effort and target. Raises InputError for an
-        invalid number."""
+        """As a preset to save: variants, measurements, tasks, limit, context, window, effort and target. Raises
+        InputError for an invalid number."""
         typed = self.typed_value("reference")
         reference = load(self.preset).reference if typed in ("", AUTO) else typed
-        tasks = tuple(task.strip() for task in self.typed_value("tasks").split(",") if task.strip())
+        measure, tasks = (
+            tuple(word.strip() for word in self.typed_value(name).split(",") if word.strip())
+            for name in ("measure", "tasks")
+        )
         return Preset(
             name=name,
             title=name,
@@ -78,6 +80,7 @@ class Draft:
             window=self._number("window"),
             target=self._target(),
             effort=parse_effort(self.typed_value("effort").strip() or None, "--effort"),
+            measure=measure or None,
         )
 
     def _target(self) -> Target:
@@ -95,14 +98,20 @@ class Draft:
 
 def preset_fields(preset: Preset) -> dict[str, str]:
     """The fields of a Draft that a preset sets, as text."""
-    fields = {"tasks": ",".join(preset.tasks or ()), "limit": preset.limit, "ctx": preset.ctx, "window": preset.window}
+    fields = {
+        "measure": ",".join(preset.measure or ()),
+        "tasks": ",".join(preset.tasks or ()),
+        "limit": preset.limit,
+        "ctx": preset.ctx,
+        "window": preset.window,
+    }
     bounds = {one.value: preset.target.number(one) if one in preset.target.bounds else "" for one in Constraint}
     return {name: str(value or "") for name, value in fields.items()} | bounds
 
 
 def plan_name(variant: str) -> str:
     """The name that a plan gives to a variant, from the name that was typed."""
-    if ":" not in variant and MMPROJ not in variant:
+    if ":" not in variant and "+" not in variant:
         return variant
     try:
         return parse(variant).name

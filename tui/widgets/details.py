@@ -50,6 +50,9 @@ def _variant(results: Results, row: Record, colours: Palette) -> list[Text]:
     lines += _text_figures(row, colours)
     if row.speed is not None:
         lines += _speed(row.speed, colours)
+    for depth, speed in row.speed_at_depth.items():
+        rates = f"prompt {fmt.rate(speed.prompt_tokens_per_s)}, decode {fmt.rate(speed.decode_tokens_per_s)} t/s"
+        lines.append(_pair(f"at {int(depth):,}", rates, colours))
     scales = figures.task_scales(results.rows)
     for task, score in row.tasks.items():
         lines += (

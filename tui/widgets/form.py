@@ -64,6 +64,14 @@ GROUPS = (
         ),
     ),
     (
+        "Measurements",
+        (
+            OptionField("measure", "measure", "the preset's, or all"),
+            OptionField("depth", "speed at depth", "0"),
+            OptionField("speed_seconds", "seconds for speed", "10"),
+        ),
+    ),
+    (
         "Quantization",
         (
             OptionField("requantize", "requantize", "no"),
@@ -197,6 +205,7 @@ def placeholders(plan: Mapping[str, Any], typed: Mapping[str, str]) -> dict[str,
     """By field, the default that applies: the plan's value, unless the plan was made with a typed one."""
     settings, tasks = plan["settings"], plan["tasks"]
     known = {
+        "measure": ", ".join(plan.get("measure", ())),
         "tasks": ", ".join(tasks) or "none",
         "limit": _shared(tasks.values()),
         "perplexity": plan["text"],

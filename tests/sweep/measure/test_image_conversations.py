@@ -159,7 +159,7 @@ def test_only_vision_models_and_only_calibration_read_images(
     with pytest.raises(InputError, match="has images, but text has no vision tower; give a text"):
         image_prompts(path, TorchVocabulary.open(model), text_model)
     with pytest.raises(InputError, match="has images; --perplexity takes a text"):
-        text_for(None, path)  # type: ignore[arg-type]  # the model is not looked at
+        text_for(None, path, False, tmp_path)  # type: ignore[arg-type]  # the model is not looked at
     text = calibration_text(str(path), None)
     assert text.name == "conversations.jsonl (conversations with images)"
     assert text_only_warning(text, model) is None

@@ -1,0 +1,73 @@
+"""Which measurements a sweep makes: the user's choice, the preset's, or all."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from converters.errors import InputError
+from sweep.defaults import LEAST_PROMPT_TOKENS
+from sweep.jobs.registry import SPEED, TASKS, TEXT, measurement_names
+from sweep.planning.model import ResolvedModel
+from sweep.planning.request import Request
+
+
+def checked_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of measurements without repetitions. Raises InputError for an unknown one, and if there is none."""
+    known = measurement_names()
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
+            raise InputError(f"there is no measurement {name!r}; {hint}")
+    if not names:
+        raise InputError(f"names no measurement; choose from {', '.join(known)}")
+    return tuple(dict.fromkeys(names))
+
+
+def chosen_measurements(request: Request, default: Sequence[str]) -> tuple[str, ...]:
+    """The measurements of a sweep: those of --measure or, if it is not given, `default`.
+
+    Raises InputError if another option is for a measurement that is not among them."""
+    if request.measure is None:
+        return tuple(default)
+    try:
+        chosen = checked_names(request.measure)
+    except InputError as error:
+        raise InputError(f"--measure: {error}") from error
+    options = (
+        (TEXT, "--perplexity", bool(request.perplexity)),
+        (TEXT, "--window", request.window is not None),
+        (TEXT, "--stride", request.stride is not None),
+        (TEXT, "--write-base", request.write_base is not None),
+        (TASKS, "--tasks", request.tasks not in (None, ("none",))),
+        (SPEED, "--depth", bool(request.depth)),
+    )
+    for name, option, is_given in options:
+        if is_given and name not in chosen:
+            raise InputError(f"{option} is for the measurement {name}, which --measure leaves out; add it there")
+    return chosen
+
+
+def measured_alone(request: Request) -> tuple[str, ...]:
+    """What `sweep eval` measures without --measure: everything, or only what was asked for by --perplexity, --tasks and
+    --depth, beside the measurements of extensions."""
+    asked = {
+        TEXT: bool(request.perplexity),
+        TASKS: request.tasks is not None,
+        SPEED: bool(request.depth),
+    }
+    names = measurement_names()
+    return tuple(name for name in names if asked.get(name, True)) if any(asked.values()) else names
+
+
+def checked_depths(depths: Sequence[int], model: ResolvedModel) -> tuple[int, ...]:
+    """The depths at which speed is measured beside that of an empty context. Raises InputError for one that leaves no
+    room for a prompt."""
+    for depth in depths:
+        if depth + LEAST_PROMPT_TOKENS > model.context:
+            raise InputError(
+                f"--depth {depth}: {model.name} was trained for {model.context} tokens, which leaves no room for a "
+                f"prompt of {LEAST_PROMPT_TOKENS} tokens after {depth}"
+            )
+    return tuple(sorted({depth for depth in depths if depth}))
