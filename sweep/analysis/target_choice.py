@@ -90,7 +90,8 @@ def nearest_words(found: Nearest, target: Target) -> str:
     """A sentence on what comes nearest to a bound."""
     bound = target.words(found.constraint)
     if found.one is None:
-        return f"{_UNKNOWN[found.constraint].capitalize()} of no variant, so none satisfies {bound}."
+        words = _UNKNOWN[found.constraint]
+        return f"{words[0].upper()}{words[1:]}, so no variant satisfies {bound}."
     also = "".join(f"; it {miss.words}" for miss in found.also_misses)
     return f"Nearest to {bound}: {found.one.name} ({_value(found.one, found.constraint, found.value)}){also}."
 

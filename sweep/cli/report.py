@@ -51,7 +51,7 @@ def report(
         metavar="FILE",
         help="Write a block of Markdown for a model card to this file: the table, the command, versions and the hash "
         "of the text; and the plot as an SVG file of the same name next to it.",
-        show_default="no card",
+        show_default="no file",
         rich_help_panel=Panel.OUTPUT,
     ),
     force: bool = common.FORCE,
