@@ -83,6 +83,8 @@ def make_model(directory: Path, blocks: int) -> None:
 def some_images(directory: Path, n: int, side: int) -> None:
     from PIL import Image
 
+    for old in directory.glob("*.png"):  # of another call with the same --dir
+        old.unlink()
     rng = np.random.default_rng(0)
     for i in range(n):
         Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).save(directory / f"{i}.png")
