@@ -249,6 +249,24 @@ class Projector:
 
 
 @dataclass(frozen=True)
+class MeasuredText:
+    """The text of perplexity and KL divergence, so that records of two machines can be compared.
+
+    - `sha256` is a hash of its content and of how it is read, `windows_sha256` one of the tokens of the scored windows
+      (None in results of earlier versions).
+    - `window` and `stride` are in tokens; a `stride` of None means that windows do not overlap.
+    - `reference_model` is a hash of the model that KL divergence is measured from; None if there is none.
+    """
+
+    name: str
+    sha256: str
+    window: int
+    stride: int | None = None
+    windows_sha256: str | None = None
+    reference_model: str | None = None
+
+
+@dataclass(frozen=True)
 class Record:
     """One variant in one run.
 
@@ -269,8 +287,8 @@ class Record:
     - `projector`: its projector file; None if the run has no images, or if torch runs the variant. `file_bytes` and
       `memory` are those of the text model alone.
     - `image_divergence`: by task with images; empty for the reference.
-    - `other_texts`: by name, the texts that were measured beside the first one, which `perplexity` and `divergence` are
-      about.
+    - `text`: the text that `perplexity` and `divergence` are about; None if the run has none.
+    - `other_texts`: by name, the texts that were measured beside it.
     - `study`: the figures of a published study for the same model, method and bits (see presets.ptq_study).
     - `samples`: the values that figures are means of ("kld" and "nll" in nats per window, "task NAME" per item), to
       compare any two variants. They are not part of the JSON.
@@ -299,6 +317,7 @@ class Record:
     study: StudyRow | None = None
     projector: Projector | None = None
     image_divergence: dict[str, ImageDivergence] = field(default_factory=dict)
+    text: MeasuredText | None = None
     other_texts: dict[str, TextFigures] = field(default_factory=dict)
     speed_at_depth: dict[str, DepthSpeed] = field(default_factory=dict)
     samples: dict[str, Samples] = field(default_factory=dict, compare=False, repr=False)

@@ -1,7 +1,8 @@
 """The advice: which variant to run, with which KV cache, and with what in RAM; the same in every command and screen.
 
 The candidates come from a fit report (fit_candidates.py) or from the records of a run (run_candidates.py). This module
-chooses among them by one rule; presets/advice.toml says what is demanded of speed and loss.
+chooses among them by one rule; presets/advice.toml says what is demanded of speed and loss, unless the user sets a
+target (target_choice.py).
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from typing import Any
 from converters.shell import join
 from presets.advice import Demand, advice_rules
 from sweep import format as fmt
+from sweep.analysis import target_choice
 from sweep.analysis.candidate import AdvisedPlacement, Candidate, TaskEvidence, TaskLoss
+from sweep.analysis.target_choice import Miss, Nearest
+from sweep.target import NO_TARGET, Target
 from sweep.variant_name import split_cache
 
 ABOUT_AS_LOW = 1.3
@@ -29,11 +33,13 @@ ABOUT_AS_FAST = 0.9
 
 @dataclass(frozen=True)
 class Excluded:
-    """A candidate that is not considered, and the one reason."""
+    """A candidate that is not considered, and the one reason. `misses` are the bounds of the target that it misses, if
+    that is the reason."""
 
     variant: str
     kv_type: str
     reason: str
+    misses: tuple[Miss, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,8 @@ class Advice:
     less. `other_model` is a smaller model that runs well, if the pick is poor. `shorter` runs on the GPUs alone with a
     shorter context, if the pick does not or has a noticeable loss; without a pick, or with a poor one, it may be partly
     in RAM. `undecided` is the candidate of which tasks leave a loss that matters open: the pick, or a smaller one if
-    tasks alone decide. `usable` are all candidates that were considered.
+    tasks alone decide. `candidates` are all that there were, `usable` those that were considered and satisfy the
+    `target`. If none does, `nearest` come nearest to it.
     """
 
     model: str
@@ -57,6 +64,9 @@ class Advice:
     shorter: Candidate | None = None
     undecided: Candidate | None = None
     usable: tuple[Candidate, ...] = field(default=(), repr=False)
+    target: Target = NO_TARGET
+    nearest: tuple[Nearest, ...] = ()
+    candidates: tuple[Candidate, ...] = field(default=(), repr=False)
 
     @property
     def variant(self) -> str | None:
@@ -101,18 +111,29 @@ class Advice:
             if one.variant == variant and (self.pick is None or one.kv_type == self.pick.kv_type):
                 return one.reason
         found = [one for one in self.usable if one.variant == variant]
-        return _comparison(found[0], self.pick) if found and self.pick is not None else ""
+        return _comparison(found[0], self.pick, self.target) if found and self.pick is not None else ""
 
 
-def advise(model: str, found: Sequence[Candidate]) -> Advice:
-    """Choose among the candidates of one model."""
-    reasons = [(one, _exclusion(one, found)) for one in found]
-    excluded = tuple(Excluded(one.variant, one.kv_type, why) for one, why in reasons if why)
-    usable = [one for one, why in reasons if not why]
+def advise(model: str, found: Sequence[Candidate], target: Target | None = None) -> Advice:
+    """Choose among the candidates of one model. Those that do not satisfy the target are not chosen."""
+    target = target or NO_TARGET
+    reasons = [(one, _exclusion(one, found, target)) for one in found]
+    reached = [one for one, why in reasons if not why]
+    missing = {id(one): own for one in reached if (own := target_choice.misses(one, target))}
+    excluded = []
+    for one, why in reasons:
+        own = missing.get(id(one), ())
+        why = why or " and ".join(miss.words for miss in own)
+        excluded += [Excluded(one.variant, one.kv_type, why, own)] if why else []
+    usable = [one for one in reached if id(one) not in missing]
     well_known = [one for one in usable if not one.is_weakly_known]
-    pick = _pick(well_known) or _pick(usable)
+    pick = _pick(well_known, target) or _pick(usable, target)
     if pick is None:
-        return Advice(model, None, _why_none(found), excluded=excluded)
+        near = target_choice.nearest(reached, target) if reached else ()
+        why_none = _why_none(found) if not near else _why_no_target(near, target)
+        return Advice(
+            model, None, why_none, excluded=tuple(excluded), target=target, nearest=near, candidates=tuple(found)
+        )
     others = [one for one in (usable if pick.is_weakly_known else well_known) if one.variant != pick.variant]
     smaller = [one for one in others if _is_smaller(one, pick)]
     better = [one for one in others if one.loss < MUCH_LESS * pick.loss]
@@ -120,44 +141,58 @@ def advise(model: str, found: Sequence[Candidate]) -> Advice:
     return Advice(
         model,
         pick,
-        " ".join([*_why(pick), *_what_tasks_say(pick, undecided), *_lost_by_smaller(pick, found)]),
+        " ".join(
+            [
+                *_why(pick),
+                *_what_is_kept(pick, target),
+                *_what_tasks_say(pick, undecided),
+                *_lost_by_smaller(pick, found),
+            ]
+        ),
         min(smaller, key=lambda one: (one.loss, -one.file_bytes), default=None),
         min(better, key=lambda one: (one.effort, one.file_bytes), default=None),
-        excluded,
+        tuple(excluded),
         undecided=undecided,
         usable=tuple(usable),
+        target=target,
+        candidates=tuple(found),
     )
 
 
 # --- the rule ---------------------------------------------------------------------------------------------------------
 
 
-def _exclusion(one: Candidate, found: Sequence[Candidate]) -> str:
-    """The one reason why a candidate is not considered, after its name; empty if it is considered."""
+def _exclusion(one: Candidate, found: Sequence[Candidate], target: Target) -> str:
+    """The one reason why a candidate is not considered, after its name; empty if it is considered.
+
+    A bound of the target takes the place of the general limit for the same figure.
+    """
     rules = advice_rules()
     if one.obstacle:
         return one.obstacle
-    if one.shown_loss:
+    if one.shown_loss and target.min_recovery is None:
         return one.shown_loss
+    is_too_slow = one.tokens_per_s is not None and one.tokens_per_s < rules.demands[-1].tokens_per_s
+    too_slow = f"is too slow: {one.figures.rpartition(', ')[2]}" if is_too_slow and target.min_tps is None else ""
     if one.kld is None:
         by_tasks = not any(other.kld is not None for other in found)
-        if by_tasks and (one.tasks is not None or one.is_reference):
-            return ""
+        if target.max_kld is not None or (by_tasks and (one.tasks is not None or one.is_reference)):
+            return too_slow if target else ""
         return "has no measured KL divergence, and no published measurement says what it loses"
     if _type_is_avoided(one):
         return f"is not chosen unless it was measured: {rules.not_chosen[split_cache(one.variant)[0]]}"
     worst = rules.demands[-1]
-    if one.kld.value > worst.kld:
+    if one.kld.value > worst.kld and not target.bounds_quality:
         return f"has {_SOURCES[one.kld.source]} of {fmt.small(one.kld.value)} nats, which is beyond use"
-    if one.tokens_per_s is not None and one.tokens_per_s < worst.tokens_per_s:
-        return f"is too slow: {one.figures.rpartition(', ')[2]}"
-    return ""
+    return too_slow
 
 
-def _pick(usable: Sequence[Candidate]) -> Candidate | None:
-    """The best candidate of those that meet the first demand that any meets."""
-    if usable and all(one.kld is None for one in usable):
+def _pick(usable: Sequence[Candidate], target: Target) -> Candidate | None:
+    """The best candidate of those that meet the first demand that any meets; with a target, the best of all."""
+    if usable and all(one.kld is None for one in usable) and not target.bounds_quality:
         return _pick_by_tasks(usable)
+    if target:
+        return target_choice.best(usable, target) if usable else None
     for demand in advice_rules().demands:
         meeting = [one for one in usable if _meets(one, demand)]
         if meeting:
@@ -312,6 +347,18 @@ def _lost_by_smaller(pick: Candidate, found: Sequence[Candidate]) -> list[str]:
     return [f"The smaller {one.name} {one.shown_loss}."]
 
 
+def _what_is_kept(pick: Candidate, target: Target) -> list[str]:
+    """A sentence on the task scores, if the target bounds them."""
+    if target.min_recovery is None or pick.recovery is None or pick.is_reference:
+        return []
+    return [f"It keeps {100 * pick.recovery:.1f} % of the reference's task score above chance."]
+
+
+def _why_no_target(near: Sequence[Nearest], target: Target) -> str:
+    words = " and ".join(map(target.words, target.bounds))
+    return " ".join([f"No variant satisfies {words}.", *(target_choice.nearest_words(one, target) for one in near)])
+
+
 def _why_none(found: Sequence[Candidate]) -> str:
     if not found:
         return "There is no variant to choose from."
@@ -321,10 +368,12 @@ def _why_none(found: Sequence[Candidate]) -> str:
     return "No variant that fits is worth running: each is too slow, beyond use, or unknown."
 
 
-def _comparison(one: Candidate, pick: Candidate) -> str:
+def _comparison(one: Candidate, pick: Candidate, target: Target) -> str:
     """Why a usable candidate is not the pick, after its name."""
     if one.variant == pick.variant:
         return ""
+    if target.bounds_quality and target.min_tps is None and one.file_bytes > pick.file_bytes:
+        return "is larger, and the choice satisfies the target"
     rules = advice_rules()
     if one.is_weakly_known and not pick.is_weakly_known and one.kld is not None and one.loss < pick.loss:
         return f"is expected to lose {fmt.small(one.loss)} nats only by {one.kld.basis}"
@@ -366,7 +415,26 @@ def to_json(advice: Advice, model: str, workspace: Sequence[str]) -> dict[str, A
         "alternatives": [
             {"direction": direction, "model": one.model, **_candidate(one)} for direction, one in alternatives if one
         ],
-        "excluded": [{"variant": one.variant, "kv_type": one.kv_type, "reason": one.reason} for one in advice.excluded],
+        "excluded": [
+            {
+                "variant": one.variant,
+                "kv_type": one.kv_type,
+                "reason": one.reason,
+                "misses": [miss.constraint.value for miss in one.misses],
+            }
+            for one in advice.excluded
+        ],
+        "target": {constraint.value: bound for constraint, bound in advice.target.bounds.items()} or None,
+        "nearest": [
+            {
+                "constraint": near.constraint.value,
+                "variant": None if near.one is None else near.one.variant,
+                "kv_type": None if near.one is None else near.one.kv_type,
+                "value": near.value,
+                "also_misses": [miss.constraint.value for miss in near.also_misses],
+            }
+            for near in advice.nearest
+        ],
         "settle": _settle(advice, model, workspace),
     }
 

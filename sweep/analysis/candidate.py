@@ -61,10 +61,12 @@ class TaskEvidence:
 
 @dataclass(frozen=True)
 class Commands:
-    """The command that runs a variant's file, and the one that makes or downloads the file; empty if it is there."""
+    """The command that runs a variant's file, and the one that makes or downloads the file; empty if it is there.
+    `layers` is the number of the model's layers as llama.cpp counts them, with the output; None if it is not known."""
 
     run: str = ""
     get: str = ""
+    layers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Candidate:
       is not known.
     - `tasks` is what tasks say about its loss; None if it was compared on none. `is_reference`: others were compared
       with it.
+    - `recovery` is the share of the reference's task score above chance that it keeps, as measured; None if not.
     - `cache_is_given`: there is no choice of the type of KV cache, so one that is not f16 counts as no effort.
     - `ram_bytes` is the part of it that is in RAM beside GPUs.
     - `memory_bytes` is what it needs in all, with the KV cache; 0 if it is not known.
@@ -96,6 +99,7 @@ class Candidate:
     speed_is_measured: bool = False
     obstacle: str = ""
     tasks: TaskEvidence | None = None
+    recovery: float | None = None
     is_reference: bool = False
     cache_is_given: bool = False
     ram_bytes: int = 0
@@ -117,10 +121,15 @@ class Candidate:
         if self.is_in_ram:
             words.append(f"{fmt.size(self.ram_bytes)} of RAM")
         if self.tokens_per_s is not None:
-            words.append(self._rate(self.tokens_per_s))
+            words.append(self.speed_words)
         return ", ".join(words)
 
-    def _rate(self, tokens_per_s: float) -> str:
+    @property
+    def speed_words(self) -> str:
+        """Its speed, measured or estimated."""
+        tokens_per_s = self.tokens_per_s
+        if tokens_per_s is None:
+            return "an unknown speed"
         if self.speed_is_measured:
             return f"{fmt.rate(tokens_per_s)} tokens/s"
         if tokens_per_s > FASTEST_ESTIMATE:

@@ -40,18 +40,20 @@ class MeasuredSpeed:
 
 @dataclass(frozen=True)
 class Losses:
-    """What runs measured with one type of KV cache, by variant: divergences, and what tasks say."""
+    """What runs measured with one type of KV cache, by variant: divergences, what tasks say, and the share of the
+    reference's task score that is kept."""
 
     klds: Mapping[str, MeasuredKld] = field(default_factory=dict)
     tasks: Mapping[str, TaskEvidence] = field(default_factory=dict)
+    recovery: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Measurements:
     """What runs measured of a model, by variant: divergences from one reference over one text, what tasks say, and
-    speeds, the latest first. `klds` and `tasks` were measured with an f16 cache, `other_caches` by type with others.
-    `files` are the files that were kept, `relatives` what was measured of other models of the series. `workspace` is
-    the option that names the workspace in a command."""
+    speeds, the latest first. `klds`, `tasks` and `recovery` were measured with an f16 cache, `other_caches` by type
+    with others. `files` are the files that were kept, `relatives` what was measured of other models of the series.
+    `workspace` is the option that names the workspace in a command."""
 
     klds: Mapping[str, MeasuredKld] = field(default_factory=dict)
     tasks: Mapping[str, TaskEvidence] = field(default_factory=dict)
@@ -60,11 +62,12 @@ class Measurements:
     speeds: Mapping[str, Sequence[MeasuredSpeed]] = field(default_factory=dict)
     other_caches: Mapping[str, Losses] = field(default_factory=dict)
     workspace: Sequence[str] = ()
+    recovery: Mapping[str, float] = field(default_factory=dict)
 
     def losses(self, row: FitRow, kv_type: str) -> Losses:
         """What was measured with this type of cache. It does not matter for variants that llama.cpp does not run."""
         if kv_type == F16 or row.kind != GGUF:
-            return Losses(self.klds, self.tasks)
+            return Losses(self.klds, self.tasks, self.recovery)
         return self.other_caches.get(kv_type, Losses())
 
 
@@ -126,11 +129,15 @@ def fit_candidates(report: FitReport, measured: Measurements, model: str = "") -
             speed_is_measured=found[row.variant] is not None,
             obstacle=_obstacle(row, row.variant in losses, speeds[row.variant]),
             tasks=own[row.variant].tasks.get(split_cache(row.variant)[0]),
+            recovery=own[row.variant].recovery.get(split_cache(row.variant)[0]),
             is_reference=_is_reference(split_cache(row.variant)[0], own[row.variant]),
             ram_bytes=row.shares[-1].total_bytes,
             memory_bytes=row.total_bytes,
             max_context=row.max_context_with_ram if verdict(row) is Verdict.PARTLY else row.max_context,
-            commands=fit_commands(row, model or report.model, measured.files, report.context, measured.workspace),
+            commands=replace(
+                fit_commands(row, model or report.model, measured.files, report.context, measured.workspace),
+                layers=row.n_layers,
+            ),
         )
         for row in report.rows
     ]

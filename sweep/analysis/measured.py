@@ -30,6 +30,7 @@ def measurements(workspace: Workspace, model: str, tolerance: Tolerance | None =
     if not workspace.database.is_file():
         return Measurements(workspace=workspace.arguments)
     # Imported here because scipy takes half a second to load, and most calls of `sweep fit` do not need it.
+    from sweep.analysis.figures import mean_recovery
     from sweep.analysis.run_commands import variant_files
     from sweep.analysis.task_evidence import task_evidence
     from sweep.results.history import UnreadableRun, read_plan
@@ -38,6 +39,7 @@ def measurements(workspace: Workspace, model: str, tolerance: Tolerance | None =
 
     groups: dict[str, dict[tuple[str, str], MeasuredKld]] = defaultdict(dict)  # by cache and variant
     tasks: dict[tuple[str, str], TaskEvidence] = {}
+    recovery: dict[tuple[str, str], float] = {}
     files: dict[str, str] = {}
     relatives: list[RelativeKld] = []
     speeds: dict[str, list[MeasuredSpeed]] = defaultdict(list)
@@ -61,20 +63,26 @@ def measurements(workspace: Workspace, model: str, tolerance: Tolerance | None =
                 speed = _speed(record)
                 if speed is not None:
                     speeds[plain[record.variant]].append(speed)
+            recovered = mean_recovery(rows)
             for variant, found in task_evidence(rows, tolerance).items():
                 known = tasks.get((caches[variant], plain[variant]))
                 if known is None or known.items * len(known.tasks) < found.items * len(found.tasks):
-                    tasks[caches[variant], plain[variant]] = found
+                    key = caches[variant], plain[variant]
+                    tasks[key] = found
+                    recovery.pop(key, None)
+                    if variant in recovered:
+                        recovery[key] = recovered[variant].value
     klds = max(groups.values(), key=len, default={})
     losses = {
         cache: Losses(
             {name: one for (own, name), one in klds.items() if own == cache},
             {name: one for (own, name), one in tasks.items() if own == cache},
+            {name: one for (own, name), one in recovery.items() if own == cache},
         )
         for cache in {F16, *(cache for cache, _ in (*klds, *tasks))}
     }
     usual = losses.pop(F16)
-    return Measurements(usual.klds, usual.tasks, files, relatives, speeds, losses, workspace.arguments)
+    return Measurements(usual.klds, usual.tasks, files, relatives, speeds, losses, workspace.arguments, usual.recovery)
 
 
 def _cache(record: Record) -> str:

@@ -13,6 +13,7 @@ from sweep.analysis.candidate import AdvisedPlacement, Candidate, Commands, Task
 from sweep.analysis.priors import ExpectedKld, MeasuredKld, measured_kld
 from sweep.analysis.task_evidence import not_compared, task_evidence
 from sweep.record import Record
+from sweep.target import Target
 
 
 def advise_on_records(
@@ -21,13 +22,14 @@ def advise_on_records(
     limit_bytes: int | None = None,
     tolerance: Tolerance | None = None,
     commands: Mapping[str, Commands] | None = None,
+    target: Target | None = None,
 ) -> Advice:
     """The advice by what a run measured, for `limit_bytes` of memory.
 
     A condition that no variant was measured for is left out. A variant without a figure that others have is excluded.
     The reference is a candidate too: it loses nothing, and its divergence is 0.
     """
-    return advise(model, run_candidates(records, model, limit_bytes, tolerance, commands))
+    return advise(model, run_candidates(records, model, limit_bytes, tolerance, commands), target)
 
 
 def run_candidates(
@@ -41,6 +43,7 @@ def run_candidates(
     evidence = task_evidence(records, tolerance)
     judge = _Judge(records, limit_bytes, evidence)
     references = figures.reference_names(records) | (set() if _any_kld(records) else figures.task_references(records))
+    recovered = figures.mean_recovery(records)
     ordered = sorted(records, key=lambda record: (figures.files_bytes(record) or 0, record.variant))
     found = []
     for record in ordered:
@@ -57,6 +60,7 @@ def run_candidates(
                 speed_is_measured=figures.reliable_speed(record) is not None,
                 obstacle=judge.obstacle(record),
                 tasks=evidence.get(record.variant),
+                recovery=own.value if (own := recovered.get(record.variant)) is not None else None,
                 is_reference=record.variant in references,
                 cache_is_given=record.kind == "gguf",
                 memory_bytes=need[0] if (need := figures.memory(record)) is not None else 0,

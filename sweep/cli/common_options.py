@@ -85,6 +85,32 @@ TOLERANCE = typer.Option(
     show_default="2",
     rich_help_panel=Panel.OUTPUT,
 )
+MIN_TPS = typer.Option(
+    None,
+    "--min-tps",
+    metavar="RATE",
+    help="The advice names the best variant that generates at least so many tokens per second.",
+    show_default="30 if possible, otherwise slower",
+    rich_help_panel=Panel.TARGET,
+)
+MAX_KLD = typer.Option(
+    None,
+    "--max-kld",
+    metavar="NATS",
+    help="The advice names the best variant with at most this KL divergence, in nats per token: 0.02 is a good 4-bit "
+    "quant.",
+    show_default="as low as possible, at most 0.3",
+    rich_help_panel=Panel.TARGET,
+)
+MIN_RECOVERY = typer.Option(
+    None,
+    "--min-recovery",
+    metavar="PERCENT",
+    help="The advice names the best variant that keeps at least this percentage of the reference's task score above "
+    "chance, as measured.",
+    show_default="no limit",
+    rich_help_panel=Panel.TARGET,
+)
 PARSE_SPECIAL = typer.Option(
     False,
     "--parse-special",
@@ -177,14 +203,14 @@ def window(default: int | None, show_default: bool | str = True) -> Any:
     )
 
 
-def context(minimum: int) -> Any:
+def context(minimum: int, show_default: str = f"{DEFAULT_CONTEXT}, or the model's maximum if that is smaller") -> Any:
     """--ctx with the smallest context that the command accepts."""
     return typer.Option(
         None,
         "--ctx",
         min=minimum,
         help="Context length that the memory figures are for, in tokens per sequence.",
-        show_default=f"{DEFAULT_CONTEXT}, or the model's maximum if that is smaller",
+        show_default=show_default,
         rich_help_panel=Panel.MEMORY,
     )
 
@@ -246,6 +272,15 @@ def html(content: str, show_default: bool | str = True) -> Any:
     )
 
 
+EXPORT = typer.Option(
+    None,
+    "--export",
+    metavar="KIND[:VARIANT]",
+    help="Write a file that runs the recommended variant, or this VARIANT, to the current directory: llama-server (a "
+    "script), ollama (a Modelfile) or lmstudio (settings of one model).",
+    show_default="no file",
+    rich_help_panel=Panel.OUTPUT,
+)
 FORCE = typer.Option(
     False,
     "--force",

@@ -26,7 +26,10 @@ EXIT_CODES = {
     Exit.BAD_INPUT: (
         "An option, file or model is wrong, or the output cannot be written. One line on stderr says what to change."
     ),
-    Exit.DOES_NOT_FIT: "`sweep fit`: no variant fits completely on the GPUs.",
+    Exit.DOES_NOT_FIT: (
+        "`sweep fit`: no variant fits completely on the GPUs. With a target (`--min-tps`, `--max-kld`, "
+        "`--min-recovery`): no variant satisfies it."
+    ),
     Exit.MISSING_RUNTIME: "A library, a device or a build option is missing.",
     Exit.JOBS_CANCELLED: "No job failed, but at least one was cancelled. Run the same command again to run it.",
     Exit.INTERRUPTED: "Interrupted. Run the same command again to resume.",
@@ -43,7 +46,7 @@ def exit_code(endings: Iterable[str]) -> Exit:
     return Exit.JOBS_CANCELLED if Ending.CANCELLED in found else Exit.OK
 
 
-_WORST_FIRST = (Exit.BAD_INPUT, Exit.MISSING_RUNTIME, Exit.JOBS_FAILED, Exit.JOBS_CANCELLED)
+_WORST_FIRST = (Exit.BAD_INPUT, Exit.MISSING_RUNTIME, Exit.JOBS_FAILED, Exit.JOBS_CANCELLED, Exit.DOES_NOT_FIT)
 
 
 def exit_code_for(error: InputError | MissingRuntime) -> Exit:

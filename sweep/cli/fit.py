@@ -11,7 +11,9 @@ from sweep.cli import common_options as common
 from sweep.cli.exits import Exit
 from sweep.cli.help import Panel
 from sweep.cli.output import Format, Output
+from sweep.cli.parsers import export as parse_export
 from sweep.cli.parsers import image_size, kv_cache
+from sweep.cli.parsers import target as parse_target
 from sweep.cli.parsers import tolerance as parse_tolerance
 from sweep.variant_name import variant_names
 
@@ -28,6 +30,8 @@ A vision-language model that reads four images of 1280 x 960 pixels:
   $ sweep fit Qwen3-VL-8B-Instruct --gpu "RTX 4090" --image 4x1280x960
 How each figure is computed:
   $ sweep fit Qwen3.6-27B --gpu 12GiB --explain
+The best variant that reaches this speed with at most this KL divergence:
+  $ sweep fit Qwen3-8B --gpu "RTX 3060 12GB" --min-tps 30 --max-kld 0.02
 Print only the name of the best variant that fits, for a script:
   $ sweep fit micro --gpu 24GiB --best --format quiet
 """
@@ -146,12 +150,17 @@ def fit(
         "the field best.",
         rich_help_panel=Panel.OUTPUT,
     ),
+    export: str | None = common.EXPORT,
+    force: bool = common.FORCE,
     explain: bool = typer.Option(
         False,
         "--explain",
         help="Also print every figure in bytes, with its formula and its source.",
         rich_help_panel=Panel.OUTPUT,
     ),
+    min_tps: str | None = common.MIN_TPS,
+    max_kld: str | None = common.MAX_KLD,
+    min_recovery: str | None = common.MIN_RECOVERY,
     tolerance: str | None = common.TOLERANCE,
     workspace: Path | None = common.WORKSPACE,
     format: Format = common.FORMAT,
@@ -173,6 +182,7 @@ def fit(
     from sweep.workspace import Workspace, default_root
 
     output = Output(format)
+    parse_export(export)
     cache = kv_cache(kv_type)
     options = FitOptions(
         context=ctx or 0,
@@ -189,7 +199,8 @@ def fit(
     )
     devices = with_ram(parse_devices(gpu) if gpu else local_devices(), ram, ram_bandwidth)
     devices = with_reserve(devices, reserve)
-    question = FitQuestion(model, variant_names(variants or ""), devices, options, any_cache=kv_type is None)
+    target = parse_target(min_tps, max_kld, min_recovery)
+    question = FitQuestion(model, variant_names(variants or ""), devices, options, kv_type is None, target)
     report = question.answer()
     space = Workspace((workspace or default_root()).expanduser().absolute())
     measured = measurements(space, report.model, parse_tolerance(tolerance))
@@ -205,6 +216,8 @@ def fit(
     elif output.format is Format.QUIET and best:
         if chosen is not None:
             output.show(escape(chosen))
+        elif target:
+            output.warn(advice.reason)
     else:
         quiet = output.format is Format.QUIET
         output.show(render_fit(report, output.data.width, chosen, notes=not quiet))
@@ -217,4 +230,10 @@ def fit(
             output.show(render_advice(advice))
             for line in command_lines(advice):
                 output.show(escape(line))
+    if export is not None:
+        from sweep.cli.export_output import write_export
+
+        write_export(export, advice, output, force)
+    if target:
+        return Exit.OK if advice.pick is not None else Exit.DOES_NOT_FIT
     return Exit.OK if any(row.fits for row in report.rows) else Exit.DOES_NOT_FIT

@@ -33,6 +33,7 @@ class Panel(StrEnum):
     VARIANTS = "Variants"
     MEASUREMENTS = "Measurements"
     MEMORY = "Memory"
+    TARGET = "Target"
     EXECUTION = "Execution"
     OUTPUT = "Output"
 

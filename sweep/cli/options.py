@@ -20,7 +20,19 @@ from typer.models import ParameterInfo
 
 from sweep.cli import common_options as common
 from sweep.cli.help import Panel
-from sweep.cli.parsers import cache_size, comma_list, depths, kv_cache, tensor_split, text_list, tolerance
+from sweep.cli.parsers import (
+    cache_size,
+    comma_list,
+    depths,
+    export,
+    kv_cache,
+    max_kld,
+    min_recovery,
+    min_tps,
+    tensor_split,
+    text_list,
+    tolerance,
+)
 from sweep.defaults import SPEED_SECONDS
 from sweep.measure.task_options import ThinkingScoring
 from sweep.planning.effort import Effort
@@ -151,7 +163,7 @@ _CHOICE = (
         "preset",
         str,
         "The list of variants to compare: a name from `sweep presets`, or a TOML file, which may also set measure, "
-        "tasks, limit, ctx, window and effort.",
+        "tasks, limit, ctx, window, effort and a target.",
         default="q2-q8",
         metavar="NAME|FILE",
     ),
@@ -460,12 +472,18 @@ _BASE_FILE = _option(
 )
 _FORCE = Option("force", bool, common.FORCE)
 _TOLERANCE = Option("tolerance", str | None, common.TOLERANCE, tolerance)
+_TARGET = (
+    Option("min_tps", str | None, common.MIN_TPS, min_tps),
+    Option("max_kld", str | None, common.MAX_KLD, max_kld),
+    Option("min_recovery", str | None, common.MIN_RECOVERY, min_recovery),
+)
+_EXPORT = Option("export", str | None, common.EXPORT, export)
 _WORKSPACE = Option("workspace", Path | None, common.WORKSPACE)
 
 SWEEP = (
     *_CHOICE, _REQUANTIZE, _REFERENCE, *_PREPARATION, _EFFORT, *_measure("the preset's, otherwise all"), *_TASKS,
-    *_IMAGES, *_RUN_TEXT, _CONTEXT, _RUN_CACHE, _GPUS, *_PLACEMENT, *_EXECUTION, _DRY_RUN, _KEEP, _TOLERANCE,
-    _WORKSPACE,
+    *_IMAGES, *_RUN_TEXT, _CONTEXT, _RUN_CACHE, _GPUS, *_PLACEMENT, *_TARGET, *_EXECUTION, _DRY_RUN, _KEEP, _EXPORT,
+    _TOLERANCE, _WORKSPACE,
 )  # fmt: skip
 """The options of `sweep run`, which are the same for each of its models."""
 RUN = (_MODEL, *SWEEP)

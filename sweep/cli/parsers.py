@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import typer
 
 from presets.advice import Tolerance
 from sweep.kv_cache import KVCache
+from sweep.target import Target
 
 if TYPE_CHECKING:
     from sweep.fit.image_tokens import ImageSize
@@ -45,6 +47,53 @@ def tolerance(text: str | None) -> Tolerance | None:
             f"--tolerance {text!r} is not a loss; write it as 2 (points) or 5% (of the score above chance)"
         )
     return Tolerance(float(found[1]) / 100, bool(found[2]))
+
+
+def bound(option: str, example: str) -> Callable[[str | None], float | None]:
+    """Reads the number of an option of a target, which must be positive; None if it is not given."""
+
+    def read(text: str | None) -> float | None:
+        if text is None:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            value = 0.0
+        if not 0 < value < float("inf"):
+            raise typer.BadParameter(f"{option} {text!r} is not a positive number; write it as {option} {example}")
+        return value
+
+    return read
+
+
+min_tps = bound("--min-tps", "30")
+max_kld = bound("--max-kld", "0.02")
+
+
+def min_recovery(text: str | None) -> float | None:
+    """`95` or `95%`: the share 0.95 of the reference's task score; None if it is not given."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%?", text.strip())
+    if found is None or not 0 < float(found[1]) <= 100:
+        raise typer.BadParameter(
+            f"--min-recovery {text!r} is not a percentage above 0 and up to 100; write it as --min-recovery 95"
+        )
+    return float(found[1]) / 100
+
+
+def target(tps: str | None, kld: str | None, recovery: str | None) -> Target:
+    """The target of --min-tps, --max-kld and --min-recovery."""
+    return Target(min_tps(tps), max_kld(kld), min_recovery(recovery))
+
+
+def export(text: str | None) -> str | None:
+    """`ollama` or `ollama:Q4_K_M`. Raises InputError for an unknown kind."""
+    if text is not None:
+        from sweep.report.serving_files import parse_export
+
+        parse_export(text)
+    return text
 
 
 def comma_list(text: str | None) -> tuple[str, ...] | None:

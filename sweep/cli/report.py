@@ -9,6 +9,8 @@ import typer
 from sweep.cli import common_options as common
 from sweep.cli.help import Panel
 from sweep.cli.output import Format, Output
+from sweep.cli.parsers import export as parse_export
+from sweep.cli.parsers import target as parse_target
 from sweep.cli.parsers import tolerance as parse_tolerance
 
 EXAMPLES = """
@@ -16,8 +18,12 @@ Print the results and the advice of the latest run:
   $ sweep report
 Write the HTML report of one run, named by the beginning of its id:
   $ sweep report micro-q2-q8 --html report.html
+The best variant that fits a GPU and generates 30 tokens per second:
+  $ sweep report --gpu "RTX 3060 12GB" --min-tps 30
 Compare the models of two runs, and choose one for 12 MiB:
   $ sweep report micro-size-scaling micro-moe-size-scaling --memory 12MiB
+Write the block for a model card, with its plot in README-quants.svg:
+  $ sweep report --card README-quants.md
 Get the latest run's records for a spreadsheet:
   $ sweep report --csv records.csv
 """
@@ -38,10 +44,25 @@ def report(
         help="Write the records to this file as CSV.",
         rich_help_panel=Panel.OUTPUT,
     ),
+    export: str | None = common.EXPORT,
+    card: Path | None = typer.Option(
+        None,
+        "--card",
+        metavar="FILE",
+        help="Write a block of Markdown for a model card to this file: the table, the command, versions and the hash "
+        "of the text; and the plot as an SVG file of the same name next to it.",
+        show_default="no file",
+        rich_help_panel=Panel.OUTPUT,
+    ),
     force: bool = common.FORCE,
     json: bool = typer.Option(
         False, "--json", help="Print the records as JSON, one object per line.", rich_help_panel=Panel.OUTPUT
     ),
+    gpu: list[str] | None = common.gpu("GPU that the recommended variant has to fit on", "as the run measured"),
+    ctx: int | None = common.context(64, "the context of the run"),
+    min_tps: str | None = common.MIN_TPS,
+    max_kld: str | None = common.MAX_KLD,
+    min_recovery: str | None = common.MIN_RECOVERY,
     tolerance: str | None = common.TOLERANCE,
     memory: str | None = common.memory("the free memory of this machine"),
     workspace: Path | None = common.WORKSPACE,
@@ -49,14 +70,17 @@ def report(
 ) -> int:
     """Show the results of a stored run again, or write its report to a file.
 
-    With --html, --csv or --json the table is not printed. Of several runs, --html writes the comparison of the models,
-    and --csv and --json name the model of each record. The exit code is 1 if a job of the run failed, and 5 if none
-    failed but one was cancelled.
+    With --html, --csv, --card or --json the table is not printed. Of several runs, --html writes the comparison of the
+    models, and --csv and --json name the model of each record. The exit code is 1 if a job of the run failed, and 5 if
+    none failed but one was cancelled. With a target it is 3 if nothing satisfies it.
     """
     from converters.atomic import write_texts
     from sweep.analysis.changed_items import changed_items
-    from sweep.cli.run_output import advice_on_run, describe_run, exit_code_of, show_results
+    from sweep.cli.card_output import card_texts
+    from sweep.cli.export_output import write_export
+    from sweep.cli.run_output import describe_run, exit_code_of, exit_code_with, show_results
     from sweep.cli.sizes_output import show_sizes, sizes_html
+    from sweep.commands.run_advice import RunQuestion, advise_on_run
     from sweep.commands.sizes import memory_limit, sizes_of
     from sweep.report.changed_items import ITEMS
     from sweep.report.csv_json import to_csv, to_json_lines
@@ -67,12 +91,19 @@ def report(
     from sweep.workspace import open_workspace
 
     output = Output(format)
+    parse_export(export)
     accepted = parse_tolerance(tolerance)
+    target = parse_target(min_tps, max_kld, min_recovery)
+    question = RunQuestion(accepted, target, tuple(gpu or ()), ctx)
     space = open_workspace(workspace)
     plans = [find_run(space, run) for run in runs] if runs else [find_run(space, None)]
     several = len(plans) > 1
     if memory is not None and not several:
         raise typer.BadParameter("--memory chooses among several models; name the run of each")
+    if several and (question.needs_fit or target or export or card):
+        raise typer.BadParameter(
+            "--gpu, --ctx, --card, --export and a target are for one model; name one run, or choose with --memory"
+        )
     limit = memory_limit(memory, ()) if several else None
     scaling = sizes_of(plans, space) if several else None
     with Store(space.database) as store:
@@ -85,17 +116,27 @@ def report(
     texts = {}
     if html is not None and scaling is not None and limit is not None:
         texts[html] = sizes_html(scaling, plans, limit, accepted)
-    elif html is not None:
-        texts[html] = render_html(every, description, advice_on_run(every, plans[0], space, accepted), changed)
     if csv is not None:
         texts[csv] = to_csv(every, models)
+    writes = not several and (
+        html is not None or card is not None or ((csv is not None or json) and export is not None)
+    )
+    advice = advise_on_run(every, plans[0], space, question) if writes else None
+    if html is not None and advice is not None:
+        texts[html] = render_html(every, description, advice, changed)
+    if card is not None and advice is not None:
+        texts |= card_texts(card, every, plans[0], space, description, advice)
     write_texts(texts, force, ANOTHER_FILE if csv is None else "")
     for path in texts:
         output.say(f"written: {path}")
     if json:
         print(to_json_lines(every, models), end="")
-    elif html is None and csv is None:
+    elif html is None and csv is None and card is None:
         if limit is None:
-            return show_results(plans[0], space, output, accepted)
+            return show_results(plans[0], space, output, question, export=export, force=force)
         show_sizes(plans, space, output, limit, accepted, [exit_code_of(own) for own in rows])
-    return exit_code_of(every)
+    if advice is None:
+        return exit_code_of(every)
+    if export is not None:
+        write_export(export, advice, output, force)
+    return exit_code_with(every, advice)

@@ -27,6 +27,8 @@ Measure a quant and an int8 recipe on the first 20 items of each task:
   $ sweep run micro --variants '=Q8_0,int8:sq-ph-dyn' --limit 20
 Which of two models to run in 8 GiB, and in which quant:
   $ sweep run Qwen/Qwen3-4B Qwen/Qwen3-8B --preset size-scaling --memory 8GiB
+The best quant that fits a GPU and generates 30 tokens per second:
+  $ sweep run Qwen/Qwen3-8B --gpu "RTX 4090" --ctx 16384 --min-tps 30
 Skip what does not fit, and keep only the recommended file:
   $ sweep run Qwen/Qwen3-8B --gpu "RTX 4090" --keep best
 """
@@ -55,6 +57,8 @@ def run(
 
     output = Output(format)
     if len(models) > 1:
+        if request.export is not None:
+            raise typer.BadParameter("--export is for one model; use it with `sweep report RUN` afterwards")
         from sweep.cli.several_models import run_models
 
         return run_models(models, request, memory, output)
@@ -79,4 +83,6 @@ def run(
         command.run(sweep, display)
     from sweep.cli.run_output import show_results
 
-    return show_results(sweep.plan, sweep.workspace, output, request.tolerance, seconds=time.monotonic() - started)
+    question = command.question_of(sweep.request)
+    seconds = time.monotonic() - started
+    return show_results(sweep.plan, sweep.workspace, output, question, seconds=seconds, export=request.export)

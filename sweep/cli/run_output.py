@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from presets.advice import Tolerance
 from sweep import __version__
-from sweep.analysis.advice import Advice
 from sweep.cli.exits import Exit, exit_code
 from sweep.cli.output import Format, Output
 from sweep.jobs.model import MeasurementJob
@@ -21,23 +20,28 @@ from sweep.results.records import importance, notes, records
 from sweep.results.store import Store
 from sweep.workspace import Workspace
 
-
-def advice_on_run(rows: list[Record], plan: Plan, workspace: Workspace, tolerance: Tolerance | None) -> Advice:
-    """Which of the run's variants to run."""
-    from sweep.analysis.run_candidates import advise_on_records
-    from sweep.analysis.run_commands import run_commands
-
-    return advise_on_records(rows, plan.model, tolerance=tolerance, commands=run_commands(plan, workspace))
+if TYPE_CHECKING:
+    from sweep.analysis.advice import Advice
+    from sweep.commands.run_advice import RunQuestion
 
 
 def show_results(
-    plan: Plan, workspace: Workspace, output: Output, tolerance: Tolerance | None = None, seconds: float | None = None
+    plan: Plan,
+    workspace: Workspace,
+    output: Output,
+    question: RunQuestion | None = None,
+    seconds: float | None = None,
+    export: str | None = None,
+    force: bool = False,
 ) -> Exit:
-    """Write the HTML report and print the records; the exit code says whether a job failed or was cancelled."""
+    """Write the HTML report and print the records and the advice. The exit code says whether a job failed or was
+    cancelled, and if none was, whether nothing satisfies the target. `export` and `force` are those of
+    `write_export`."""
     from sweep.analysis.advice import to_json as advice_to_json
     from sweep.analysis.changed_items import changed_items
     from sweep.analysis.ptq_study import study_comparison
     from sweep.analysis.run_commands import model_as_typed
+    from sweep.commands.run_advice import RunQuestion, advise_on_run
     from sweep.report.advice import command_lines
     from sweep.report.changed_items import ITEMS
     from sweep.report.csv_json import finite
@@ -50,14 +54,15 @@ def show_results(
         changed = changed_items(plan, store, workspace.root, ITEMS)
     folder = workspace.run(plan.run)
     folder.mkdir(parents=True, exist_ok=True)  # it may have been deleted since the run
-    advice = advice_on_run(rows, plan, workspace, tolerance)
+    advice = advise_on_run(rows, plan, workspace, question or RunQuestion())
     page = write_html(rows, description, folder / "report.html", advice, changed)
     if output.is_json:
         shown = [finite(row.to_json()) for row in rows]
         told = finite(advice_to_json(advice, model_as_typed(plan), workspace.arguments))
         output.line({"event": "finished", "run": plan.run, "records": shown, "notes": remarks, "advice": told})
     else:
-        choice = advice if len(plan.variants) > 1 else None  # with a single variant there is nothing to choose
+        is_asked = len(plan.variants) > 1 or advice.target  # otherwise there is nothing to choose
+        choice = advice if is_asked else None
         output.show(render_table(rows, output.data.width, choice))
         study = study_comparison(rows)
         if study is not None:
@@ -70,7 +75,17 @@ def show_results(
         took = f" in {seconds:.0f} s" if seconds is not None else ""
         if output.format is not Format.QUIET:
             output.show(f"\nRun {plan.run}{took}. Report: {shortest(page)}")
-    return exit_code_of(rows)
+    if export is not None:
+        from sweep.cli.export_output import write_export
+
+        write_export(export, advice, output, force)
+    return exit_code_with(rows, advice)
+
+
+def exit_code_with(rows: Iterable[Record], advice: Advice) -> Exit:
+    """The exit code for a run with these records and this advice."""
+    code = exit_code_of(rows)
+    return Exit.DOES_NOT_FIT if code is Exit.OK and advice.target and advice.pick is None else code
 
 
 def shortest(path: Path) -> Path:

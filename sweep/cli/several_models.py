@@ -65,7 +65,8 @@ def _run(model: str, sweep: Sweep, request: Request, output: Output) -> Exit:
         with RunDisplay(sweep.plan, output, model) as display:
             command.run(sweep, display)
         seconds = time.monotonic() - started
-        code = show_results(sweep.plan, sweep.workspace, output, request.tolerance, seconds=seconds)
+        question = command.question_of(sweep.request)
+        code = show_results(sweep.plan, sweep.workspace, output, question, seconds=seconds)
     except (InputError, MissingRuntime) as error:
         code = exit_code_for(error)
         output.warn(str(error))

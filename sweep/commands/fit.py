@@ -13,6 +13,7 @@ from sweep.execution.local import LocalHost
 from sweep.fit.fit_report import GGUF, FitOptions, FitReport
 from sweep.fit.hardware import Device
 from sweep.planning import fit as planning_fit
+from sweep.target import NO_TARGET, Target
 
 SMALLER_CACHE = "q8_0"
 """The type of KV cache that the advice may choose besides f16."""
@@ -27,13 +28,15 @@ def fit(model: str, variants: Sequence[str], devices: Sequence[Device], options:
 
 @dataclass(frozen=True)
 class FitQuestion:
-    """What `sweep fit` is asked. `any_cache`: the advice may choose another type of KV cache than `options` has."""
+    """What `sweep fit` is asked. `any_cache`: the advice may choose another type of KV cache than `options` has.
+    `target`: what the variant to run has to reach."""
 
     model: str
     variants: Sequence[str]  # empty: every variant of the model
     devices: Sequence[Device]
     options: FitOptions
     any_cache: bool = True
+    target: Target = NO_TARGET
 
     def answer(self) -> FitReport:
         """The fit report."""
@@ -44,9 +47,12 @@ def advise_on(question: FitQuestion, report: FitReport, measured: Measurements) 
     """The advice for a question that `report` answers. `measured` is what runs of the model measured.
 
     A smaller KV cache is tried too, if something better may come of it. If the pick is poor, smaller models of the same
-    series are tried.
+    series are tried. With a target, shorter contexts and smaller models are tried only if nothing satisfies it.
     """
-    found = advise(report.model, _all_candidates(question, report, measured))
+    target = question.target
+    found = advise(report.model, _all_candidates(question, report, measured), target)
+    if target and found.pick is not None:
+        return found
     if not found.is_simple:
         found = replace(found, shorter=_with_shorter_context(question, report, measured, in_ram=False))
     if not found.is_poor:
@@ -58,8 +64,8 @@ def advise_on(question: FitQuestion, report: FitReport, measured: Measurements) 
     alone = replace(question.options, draft="")  # a draft of this model may not go with another one
     for relative in smaller_relatives(report.model)[:MOST_RELATIVES]:
         other = replace(question, model=relative, variants=(), options=alone)
-        smaller = advise(relative, _all_candidates(other, other.answer(), Measurements()))
-        if smaller.runs_well:
+        smaller = advise(relative, _all_candidates(other, other.answer(), Measurements()), target)
+        if smaller.runs_well or (target and smaller.pick is not None):
             return replace(found, other_model=smaller.pick)
     return found
 
@@ -77,15 +83,15 @@ def _with_shorter_context(
         return None
     name = max(contexts, key=lambda name: contexts[name])
     asked = replace(question, variants=(name,), options=replace(question.options, context=contexts[name]))
-    shorter = advise(report.model, fit_candidates(asked.answer(), measured, question.model))
-    return shorter.pick if shorter.is_simple or in_ram else None
+    shorter = advise(report.model, fit_candidates(asked.answer(), measured, question.model), question.target)
+    return shorter.pick if shorter.is_simple or in_ram or question.target else None
 
 
 def _all_candidates(question: FitQuestion, report: FitReport, measured: Measurements) -> list[Candidate]:
     found = fit_candidates(report, measured, question.model)
     has_cache = any(row.figures["kv"].bytes for row in report.rows)
     possible = question.any_cache and question.options.flash_attention is not False  # which a quantized cache needs
-    if not possible or not has_cache or advise(report.model, found).is_simple:
+    if not possible or not has_cache or (not question.target and advise(report.model, found).is_simple):
         return found
     with_type = [row.variant for row in report.rows if row.kind == GGUF]  # others have a cache of their own
     names = [one.variant for one in found if one.variant in with_type and (question.variants or one.kld is not None)]

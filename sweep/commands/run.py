@@ -10,8 +10,8 @@ from pathlib import Path
 from converters.atomic import exists_already
 from converters.errors import InputError, MissingRuntime
 from sweep import devices
-from sweep.analysis.run_candidates import advise_on_records
 from sweep.artefact import Artefact
+from sweep.commands.run_advice import RunQuestion, advise_on_run
 from sweep.defaults import MARGIN_BYTES
 from sweep.events import Event, EventLogReader, EventLogWriter
 from sweep.execution.cells_to_run import cells_to_run
@@ -47,6 +47,11 @@ def prepare_single(request: Request, say: Callable[[str], None]) -> Sweep:
     """See planning.prepare.prepare_single."""
     with LocalHost() as host:
         return planning.prepare_single(request, say, host)
+
+
+def question_of(request: Request) -> RunQuestion:
+    """What the advice on the run of a request is asked. The context is that of the run."""
+    return RunQuestion(request.tolerance, request.target, request.gpu)
 
 
 def variant_sizes(sweep: Sweep) -> dict[str, PredictedSize]:
@@ -188,8 +193,9 @@ def _removable(sweep: Sweep, store: Store, outputs: Sequence[tuple[Cell, Artefac
         return []
     if keep is None:
         return [file for cell, file in outputs if isinstance(cell.job, DownloadJob)]
-    tolerance = sweep.request.tolerance
-    best = advise_on_records(records(plan, store), tolerance=tolerance).variant if keep is Keep.BEST else None
+    best = None
+    if keep is Keep.BEST:
+        best = advise_on_run(records(plan, store), plan, sweep.workspace, question_of(sweep.request)).variant
     needed = {key for cell in plan.cells if cell.variant == best for key in (cell.key, *cell.needs)}
     return [file for cell, file in outputs if not cell.job.output_is_model or cell.key not in needed]
 

@@ -6,13 +6,14 @@ llama.cpp end its process, so a worker reads it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from converters.errors import InputError
+from converters.llamacpp.load import LoadOptions
 from converters.resolver import is_known_offline
 from sweep.fit.fit_model import fit_model
-from sweep.fit.fit_report import MTP, FitOptions, FitReport, FitRow, Verdict, verdict
+from sweep.fit.fit_report import GGUF, MTP, FitOptions, FitReport, FitRow, Verdict, verdict
 from sweep.fit.hardware import Device
 from sweep.fit.registry import is_file
 from sweep.format import size
@@ -37,14 +38,23 @@ def fit(
         raise InputError(f"{model}: {error}") if error.died else error from error
 
 
-def too_large(
+@dataclass(frozen=True)
+class FitOfVariants:
+    """What a fit says of the variants of a sweep, by name: those that do not fit, nor partly in RAM if that is allowed,
+    and where llama.cpp has to put the others if they are not whole on one GPU."""
+
+    too_large: Mapping[str, TooLarge]
+    placed: Mapping[str, LoadOptions]
+
+
+def fit_variants(
     model: str, variants: Sequence[Variant], devices: Sequence[Device], options: FitOptions, run_job: RunJob
-) -> dict[str, TooLarge]:
-    """Those of `variants` that do not fit on `devices`, by name, nor partly in RAM if `options` allow that. Files that
-    are not downloaded are left out."""
+) -> FitOfVariants:
+    """Which of `variants` fit on `devices`, and where. Files that are not downloaded are left out."""
     known = [variant.fit_name for variant in variants if variant.fit_name is not None]
     rows = {row.variant: row for row in fit(model, known, devices, options, run_job).rows} if known else {}
-    result = {}
+    large, placed = {}, {}
+    several = sum(device.kind != "cpu" for device in devices) > 1
     for variant in variants:
         row = rows.get(variant.fit_name or "")
         if variant.file_path is not None:
@@ -52,8 +62,17 @@ def too_large(
             images = replace(options, projector=own is not None, mmproj="" if own is None else str(own))
             row = fit(str(variant.file_path), [], devices, images, run_job).rows[0]
         if row is not None and verdict(row) is Verdict.DOES_NOT_FIT:
-            result[variant.name] = _too_large(row, devices)
-    return result
+            large[variant.name] = _too_large(row, devices)
+        elif row is not None and row.kind == GGUF and _has_a_place(row, several):
+            split = row.tensor_split if several else ()
+            placed[variant.name] = LoadOptions(row.gpu_layers, row.cpu_moe_layers, tuple(map(float, split)))
+    return FitOfVariants(large, placed)
+
+
+def _has_a_place(row: FitRow, several: bool) -> bool:
+    """Whether a sweep can measure the variant at its place: one that is not llama.cpp's own choice, and that settings
+    describe. Places of single tensors (-ot) are not among them."""
+    return (several or verdict(row) is Verdict.PARTLY) and "-ot" not in row.arguments.split()
 
 
 def _too_large(row: FitRow, devices: Sequence[Device]) -> TooLarge:

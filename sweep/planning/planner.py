@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from converters.errors import InputError
+from converters.llamacpp.load import LoadOptions
 from sweep.artefact import Artefact
 from sweep.jobs import serialization
 from sweep.jobs.base import content_hash
@@ -30,7 +31,8 @@ class PlanSpec:
     """Everything that a plan is made from.
 
     `reference` is a variant, of which `reference_layers` layers go to the GPU, or the name of `reference_file`.
-    `skipped` variants get no cells. `repository` is what reports say of the repository that the model is.
+    `skipped` variants get no cells. `placed` variants have these parts on GPUs and in RAM. `repository` is what reports
+    say of the repository that the model is.
     """
 
     model: ResolvedModel
@@ -42,6 +44,7 @@ class PlanSpec:
     reference_file: ReferenceFile | None = None
     reference_layers: int | None = None
     skipped: Mapping[str, TooLarge] = field(default_factory=dict)
+    placed: Mapping[str, LoadOptions] = field(default_factory=dict)
     repository: Mapping[str, Any] | None = None
 
 
@@ -99,6 +102,15 @@ def _inputs_of(variant: Variant, spec: PlanSpec) -> SweepInputs:
     """The inputs of a variant. The reference that others are compared with has a cache of the default type, and a
     placement of its own."""
     inputs = spec.inputs
+    place = spec.placed.get(variant.name)
+    if variant.name != spec.reference and place is not None:
+        placed = replace(
+            inputs.settings,
+            gpu_layers=place.gpu_layers,
+            cpu_moe=place.cpu_moe,
+            tensor_split=place.tensor_split,
+        )
+        return replace(inputs, settings=placed)
     if variant.name != spec.reference or inputs.single:
         return inputs
     settings = replace(inputs.settings, kv_type=Settings.kv_type)

@@ -9,6 +9,7 @@ from typing import Any
 
 from converters.errors import InputError
 from converters.gguf_repository import GGUFRepository
+from converters.llamacpp.load import LoadOptions
 from converters.mixes import xl_mixes
 from converters.resolver import Need, find_repository, open_source
 from sweep import devices
@@ -99,6 +100,9 @@ def prepare(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
         limit=next((limit for limit in limits if limit is not None), None),
         effort=effort,
         ctx=request.ctx or chosen.ctx,
+        min_tps=request.min_tps or chosen.target.min_tps,
+        max_kld=request.max_kld or chosen.target.max_kld,
+        min_recovery=request.min_recovery or chosen.target.min_recovery,
     )
     measure = chosen_measurements(request, chosen.measure or measurement_names())
     require_known(request.tasks, request.task_data)
@@ -338,7 +342,7 @@ def _plan(
         inputs = replace(inputs, origin=weights.as_origin(inputs))
     reference = variants[0].name if file is None else file.name
     _check_cache(request, variants, None if single else reference, say)
-    skipped = _skipped(request, model, variants, inputs, say, reference, host)
+    skipped, placed = _fitted(request, model, variants, inputs, say, reference, host)
     spec = PlanSpec(
         model,
         tuple(variants),
@@ -349,6 +353,7 @@ def _plan(
         file,
         reference_layers,
         skipped,
+        placed,
         repository,
     )
     reasons = _cannot_run(request, model, parsed)
@@ -419,7 +424,7 @@ def _settings(request: Request, model: ResolvedModel, file: ReferenceFile | None
     )
 
 
-def _skipped(
+def _fitted(
     request: Request,
     model: ResolvedModel,
     variants: Sequence[Variant],
@@ -427,12 +432,16 @@ def _skipped(
     say: Callable[[str], None],
     reference: str,
     host: Host,
-) -> dict[str, TooLarge]:
+) -> tuple[dict[str, TooLarge], Mapping[str, LoadOptions]]:
     """The variants that do not fit on --gpu, nor run partly in the RAM that it names; each is reported. A variant that
-    others are compared with is not skipped."""
+    others are compared with is not skipped.
+
+    And the places of those that are not whole on one GPU: they are measured as they will run, if this machine has as
+    many GPUs, and no option places them.
+    """
     if not request.gpu:
-        return {}
-    from sweep.planning.fit import too_large  # loads llama.cpp, which only this option needs
+        return {}, {}
+    from sweep.planning.fit import fit_variants  # loads llama.cpp, which only this option needs
 
     settings = inputs.settings
     options = FitOptions(
@@ -444,12 +453,17 @@ def _skipped(
         batch=settings.batch,
         offload="auto" if allows_ram(request.gpu) else "none",
     )
-    large = too_large(str(model.path), variants, parse_devices(request.gpu), options, host.run_job)
+    asked = parse_devices(request.gpu)
+    found = fit_variants(str(model.path), variants, asked, options, host.run_job)
+    large = found.too_large
     needed = {reference, *(variant.baseline for variant in variants)}
     for name, why in large.items():
         action = "it is measured, because other variants are compared with it" if name in needed else "skipped"
         say(f"{name} {why.reason}; {action}")
-    return {name: why for name, why in large.items() if name not in needed}
+    is_placed = request.ngl is not None or request.n_cpu_moe or request.tensor_split
+    same_gpus = len(devices.gpus()) == sum(device.kind != "cpu" for device in asked)
+    skipped = {name: why for name, why in large.items() if name not in needed}
+    return skipped, found.placed if same_gpus and not is_placed else {}
 
 
 def _task_options(request: Request, model: ResolvedModel, variants: Sequence[Variant]) -> TaskOptions:

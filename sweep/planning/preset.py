@@ -6,6 +6,7 @@ import difflib
 import json
 import tomllib
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import presets
 from converters.errors import InputError
 from sweep.planning.effort import Effort, parse_effort
 from sweep.planning.measurements import checked_names
+from sweep.target import NO_TARGET, Target
 
 _KEYS: dict[str, type] = {
     "title": str,
@@ -23,6 +25,9 @@ _KEYS: dict[str, type] = {
     "limit": int,
     "ctx": int,
     "window": int,
+    "min_tps": float,
+    "max_kld": float,
+    "min_recovery": float,
     "effort": str,
 }
 
@@ -30,7 +35,10 @@ _KEYS: dict[str, type] = {
 @dataclass(frozen=True)
 class Preset:
     """The content of a preset's TOML file. `measure`, `tasks`, `limit`, `ctx`, `window` and `effort` are None if the
-    defaults apply."""
+    defaults apply.
+
+    `target` is what the variant to run has to reach; in the file, `min_recovery` is in percent, as in the option.
+    """
 
     name: str
     title: str
@@ -40,6 +48,7 @@ class Preset:
     limit: int | None = None
     ctx: int | None = None
     window: int | None = None
+    target: Target = NO_TARGET
     effort: Effort | None = None
     measure: tuple[str, ...] | None = None
 
@@ -65,10 +74,15 @@ def _checked(file: Path, table: dict[str, Any]) -> Preset:
             near = difflib.get_close_matches(key, _KEYS, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"the known keys are {', '.join(_KEYS)}"
             raise InputError(f"{file}: unknown key '{key}'; {hint}")
+        if _KEYS[key] is float and type(value) is int:
+            table[key] = value = float(value)
         if type(value) is not _KEYS[key]:
             raise InputError(f"{file}: '{key}' must be of type {_KEYS[key].__name__}, not {type(value).__name__}")
         if isinstance(value, list) and not all(isinstance(item, str) for item in value):
             raise InputError(f"{file}: every item of '{key}' must be a string")
+        most = 100 if key == "min_recovery" else inf
+        if isinstance(value, float) and not (0 < value < inf and value <= most):
+            raise InputError(f"{file}: '{key}' must be above 0{' and at most 100' if most < inf else ''}")
         if isinstance(value, int) and value < 1:
             raise InputError(f"{file}: '{key}' must be at least 1")
     for key in ("reference", "variants"):
@@ -83,6 +97,11 @@ def _checked(file: Path, table: dict[str, Any]) -> Preset:
         limit=table.get("limit"),
         ctx=table.get("ctx"),
         window=table.get("window"),
+        target=Target(
+            table.get("min_tps"),
+            table.get("max_kld"),
+            None if "min_recovery" not in table else table["min_recovery"] / 100,
+        ),
         effort=parse_effort(table.get("effort"), str(file)),
         measure=_measure(file, table),
     )
@@ -109,5 +128,6 @@ def as_toml(preset: Preset) -> str:
     rows += [("limit", preset.limit)] if preset.limit is not None else []
     rows += [("ctx", preset.ctx)] if preset.ctx is not None else []
     rows += [("window", preset.window)] if preset.window is not None else []
+    rows += [(constraint.value, float(preset.target.number(constraint))) for constraint in preset.target.bounds]
     rows += [("effort", str(preset.effort))] if preset.effort is not None else []
     return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in rows)

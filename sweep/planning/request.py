@@ -11,6 +11,7 @@ from sweep.defaults import IMAGE_CACHE_BYTES, SPEED_SECONDS
 from sweep.kv_cache import DEFAULT, KVCache
 from sweep.measure.task_options import ThinkingScoring
 from sweep.planning.effort import Effort
+from sweep.target import Target
 
 
 class Keep(StrEnum):
@@ -46,7 +47,8 @@ class Request:
     - `ngl`: layers on GPUs; `n_cpu_moe`: layers whose experts stay in RAM; `tensor_split`: the share of each GPU.
     - `gpu`: the devices to fit on, as `sweep fit --gpu` takes them. Variants that do not fit are skipped.
     - `workers`: the number of jobs to run at the same time. `executor`: the name of the executor.
-    - `tolerance`: the loss on tasks that the advice accepts; None: the default of presets/advice.toml.
+    - `tolerance`: the loss on tasks that the advice accepts; None: the default of presets/advice.toml. `min_tps`,
+      `max_kld`, `min_recovery`: the bounds of the target (see Target). `export`: the file that runs the chosen variant.
     - `dry_run`: download only what the plan needs.
     - `quant`, `write_base`, `force`: only for `sweep eval`. `write_base` is where the model's log-probabilities are
       written in llama.cpp's format; `force` allows to replace a file there.
@@ -92,5 +94,14 @@ class Request:
     workers: int | None = None
     executor: str = "local"
     tolerance: Tolerance | None = None
+    min_tps: float | None = None
+    max_kld: float | None = None
+    min_recovery: float | None = None
+    export: str | None = None
     workspace: Path | None = None
     dry_run: bool = False
+
+    @property
+    def target(self) -> Target:
+        """What the variant to run has to reach."""
+        return Target(self.min_tps, self.max_kld, self.min_recovery)

@@ -14,9 +14,10 @@ import numpy as np
 from presets.ptq_study import study_row
 from sweep.endings import Ending
 from sweep.items import Item
+from sweep.jobs.base import content_hash
 from sweep.jobs.cell import Cell
 from sweep.jobs.checkpoint import CheckpointResult
-from sweep.jobs.export import ExportResult
+from sweep.jobs.export import ExportJob, ExportResult
 from sweep.jobs.image_divergence import ImageDivergenceJob
 from sweep.jobs.model import opener
 from sweep.jobs.projector import ProjectorJob
@@ -30,6 +31,7 @@ from sweep.record import (
     DepthSpeed,
     Divergence,
     ImageDivergence,
+    MeasuredText,
     Memory,
     Perplexity,
     Projector,
@@ -210,10 +212,41 @@ def _record(variant: str, run: _RunResults) -> Record:
         unfinished=unfinished,
         projector=_projector(cells, run),
         image_divergence=_image_divergence(cells, run),
+        text=_measured_text(cells, text, run),
         other_texts=_other_texts(cells, run),
         samples=_window_samples(text, reference_units(plan, variant), variant == plan.reference_of(variant))
         | {f"task {task}": taken for task, (_, taken) in scores.items()},
     )
+
+
+def _measured_text(cells: Sequence[Cell], result: TextResult | None, run: _RunResults) -> MeasuredText | None:
+    own = [cell.job for cell in cells if cell.name == "text"]
+    job = next((job for job in own if isinstance(job, TextJob)), None)
+    if job is None:
+        return None
+    settings = job.model.settings
+    return MeasuredText(
+        name=job.text.name,
+        sha256=job.text.identity,
+        window=settings.window,
+        stride=settings.stride,
+        windows_sha256=None if result is None else result.windows_sha256,
+        reference_model=_reference_model(run.plan, cells[0].variant),
+    )
+
+
+def _reference_model(plan: Plan, variant: str) -> str | None:
+    """A hash of the model that a variant is compared with, which is the same on every machine: of the checkpoint and
+    the quant that it was exported to, or of the user's file."""
+    reference = plan.reference_of(variant)
+    for cell in plan.cells_of(reference):
+        if isinstance(cell.job, ExportJob):
+            return content_hash({"model": cell.job.model, "quant": cell.job.label})
+    model = plan.model_of(reference) if reference in plan.variants else None
+    if model is not None:
+        return content_hash({"content": model.content})
+    files = (cell.job.baseline for cell in plan.cells_of(variant) if isinstance(cell.job, TextJob))
+    return next((one for one in files if one is not None), None)
 
 
 def _with_second_speeds(rows: list[Record], run: _RunResults) -> list[Record]:

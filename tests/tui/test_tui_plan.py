@@ -85,7 +85,8 @@ NOT_THERE = {
     "force",
 }  # set by the screen itself, or only for `sweep eval`
 NOT_THERE |= {"executor"}  # there is only one without extensions
-NOT_THERE |= {"tolerance"}  # what a reader accepts is asked where the results are read
+NOT_THERE |= {"tolerance", "export"}  # what a reader accepts is asked where the results are read
+NOT_THERE |= {"min_tps", "max_kld", "min_recovery"}  # the target, which is asked there too, and on Fit
 
 
 def asked_by(line: str) -> Request:

@@ -10,11 +10,12 @@ from textual.app import ComposeResult
 from textual.widgets import Input, Static
 
 from converters.errors import InputError
-from presets.advice import Tolerance
 from sweep import format as fmt
+from sweep.commands.run_advice import RunQuestion, advise_on_run
 from sweep.results.plan import Plan
 from sweep.workspace import Workspace
 from tui.screens.window import Window, replace_question
+from tui.state.fit_answer import fit_elsewhere
 from tui.theme import palette
 from tui.widgets.note import Note
 from tui.widgets.path_input import PathInput
@@ -25,9 +26,9 @@ KINDS = (".html", ".csv", ".jsonl")
 class ExportScreen(Window[None]):
     """Asks for a path. The extension of the file gives the format."""
 
-    def __init__(self, workspace: Workspace, plan: Plan, tolerance: Tolerance | None) -> None:
+    def __init__(self, workspace: Workspace, plan: Plan, question: RunQuestion) -> None:
         super().__init__("Export", "tab complete a path · enter write · esc close")
-        self._workspace, self._plan, self._tolerance = workspace, plan, tolerance
+        self._workspace, self._plan, self._question = workspace, plan, question
         self._asked: Path | None = None  # the file that enter replaces if it is pressed again
 
     def content(self) -> ComposeResult:
@@ -52,7 +53,7 @@ class ExportScreen(Window[None]):
     def _write(self, path: Path, is_sure: bool) -> None:
         from converters.atomic import loses_content, write_text
         from sweep.analysis.changed_items import changed_items
-        from sweep.cli.run_output import advice_on_run, describe_run
+        from sweep.cli.run_output import describe_run
         from sweep.report.changed_items import ITEMS
         from sweep.report.csv_json import to_csv, to_json_lines
         from sweep.report.html import render_html
@@ -64,7 +65,7 @@ class ExportScreen(Window[None]):
                 rows, about = records(self._plan, store), describe_run(self._plan, store)
                 changed = changed_items(self._plan, store, self._workspace.root, ITEMS)
             if path.suffix == ".html":
-                advice = advice_on_run(rows, self._plan, self._workspace, self._tolerance)
+                advice = advise_on_run(rows, self._plan, self._workspace, self._question, ask_fit=fit_elsewhere)
                 content = render_html(rows, about, advice, changed)
             else:
                 content = to_csv(rows) if path.suffix == ".csv" else to_json_lines(rows)

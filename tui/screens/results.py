@@ -16,7 +16,7 @@ from textual.widgets import Static
 from converters.errors import InputError
 from sweep import format as fmt
 from tui.keymap import bind, key_of
-from tui.state.question import Question
+from tui.state.question import ADVICE_FIELDS, Question
 from tui.state.results import Results, read_results
 from tui.state.session import Session
 from tui.state.sorting import Sorting
@@ -49,7 +49,7 @@ class ResultsScreen(WorkerHost, Screen[None]):
         bind("sort", "sort", "Sort", tooltip="Sort by the next column; S reverses the order", show=True),
         bind("reverse", "turn"),
         bind("columns", "columns", "Columns", tooltip="Choose which columns are shown"),
-        bind("edit", "tolerance", "Tolerance", tooltip="The loss on tasks that you accept"),
+        bind("edit", "tolerance", "Target", tooltip="The speed, the loss and the recovery that you accept"),
         bind("x-axis", "axis('x')", "X axis", tooltip="Bits per weight, file size or memory"),
         bind(
             "y-axis",
@@ -103,14 +103,18 @@ class ResultsScreen(WorkerHost, Screen[None]):
 
     def on_screen_resume(self) -> None:
         """Read the results again if the run, the GPUs or the store have changed."""
-        if self.is_current and self._now != self._read_when:
+        if not self.is_current:
+            return
+        self.session.take_plan()
+        if self._now != self._read_when:
             self.action_read()
 
     @property
     def _now(self) -> tuple[object, ...]:
         """What the results depend on."""
         session = self.session
-        return session.run_id, session.limit, session.question.value("tolerance"), session.store_stamp()
+        typed = tuple(session.question.value(name) for name in ADVICE_FIELDS)
+        return session.run_id, session.limit, session.gpus, typed, session.store_stamp()
 
     def action_read(self) -> None:
         """Read the run again."""
@@ -121,7 +125,7 @@ class ResultsScreen(WorkerHost, Screen[None]):
     def _read(self, run: str | None) -> None:
         try:
             session = self.session
-            found: Results | str = read_results(session.workspace, run, session.limit, session.question.tolerance)
+            found: Results | str = read_results(session.workspace, run, session.limit, session.run_question)
         except InputError as error:
             found = str(error)
         self.deliver(self.show, found)
@@ -280,7 +284,7 @@ class ResultsScreen(WorkerHost, Screen[None]):
     def action_tolerance(self) -> None:
         from tui.screens.fit_settings import FitSettingsScreen
 
-        screen = FitSettingsScreen(self.session.question, ("tolerance",), "What the advice accepts")
+        screen = FitSettingsScreen(self.session.question, ADVICE_FIELDS, "What the advice accepts")
         self.app.push_screen(screen, self._choose_tolerance)
 
     def _choose_tolerance(self, question: Question | None) -> None:
@@ -314,8 +318,8 @@ class ResultsScreen(WorkerHost, Screen[None]):
         if self.results is not None:
             from tui.screens.export import ExportScreen
 
-            tolerance = self.session.question.tolerance
-            self.app.push_screen(ExportScreen(self.session.workspace, self.results.plan, tolerance))
+            question = self.session.run_question
+            self.app.push_screen(ExportScreen(self.session.workspace, self.results.plan, question))
 
     def action_runs(self) -> None:
         from tui.screens.runs import RunsScreen

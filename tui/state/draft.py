@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import typer
+
 from converters.errors import InputError
 from sweep.cli.options import RUN
+from sweep.cli.parsers import target as parse_target
 from sweep.methods.registry import method, parse
 from sweep.planning.baseline import AUTO
 from sweep.planning.effort import parse_effort
 from sweep.planning.preset import Preset, load
+from sweep.target import Constraint, Target
 
 OPTIONS = {option.field: option for option in RUN}
 
@@ -57,8 +61,8 @@ class Draft:
         return "=" + ",".join(rest if any(method(name).baseline is None for name in rest) else self.variants)
 
     def as_preset(self, name: str) -> Preset:
-        """As a preset to save: variants, measurements, tasks, limit, context, window and effort. Raises InputError for
-        an invalid number."""
+        """As a preset to save: variants, measurements, tasks, limit, context, window, effort and target. Raises
+        InputError for an invalid number."""
         typed = self.typed_value("reference")
         reference = load(self.preset).reference if typed in ("", AUTO) else typed
         measure, tasks = (
@@ -74,9 +78,16 @@ class Draft:
             limit=self._number("limit"),
             ctx=self._number("ctx"),
             window=self._number("window"),
+            target=self._target(),
             effort=parse_effort(self.typed_value("effort").strip() or None, "--effort"),
             measure=measure or None,
         )
+
+    def _target(self) -> Target:
+        try:
+            return parse_target(*(self.typed_value(name) or None for name in Constraint))
+        except typer.BadParameter as error:
+            raise InputError(error.message) from error
 
     def _number(self, name: str) -> int | None:
         text = self.typed_value(name)
@@ -94,7 +105,8 @@ def preset_fields(preset: Preset) -> dict[str, str]:
         "ctx": preset.ctx,
         "window": preset.window,
     }
-    return {name: str(value or "") for name, value in fields.items()}
+    bounds = {one.value: preset.target.number(one) if one in preset.target.bounds else "" for one in Constraint}
+    return {name: str(value or "") for name, value in fields.items()} | bounds
 
 
 def plan_name(variant: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from converters.errors import InputError
-from sweep.fit.fit_report import FitReport, from_json
+from sweep.commands.launch import run_command
+from sweep.fit.fit_report import FitOptions, FitReport, from_json
+from sweep.fit.hardware import Device
 from tui.state.question import Question
 
 Run = Callable[[Question], dict[str, Any]]
@@ -66,3 +69,21 @@ def ask_within_maximum(question: Question, run: Run) -> FitAnswer:
         if question.context <= most:
             raise
         return read_answer(run(question.with_typed(ctx=str(most))), shortened=question.context)
+
+
+def fit_elsewhere(model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions) -> FitReport:
+    """The fit of these variants on simulated devices, computed by `sweep fit` in a process of its own. Raises
+    InputError."""
+    return _fit_by_command(
+        *("fit", model, "--variants", ",".join(variants), "--ctx", str(options.context)),
+        *("--kv-type", f"{options.kv_type_k},{options.kv_type_v}", "--ubatch", str(options.ubatch)),
+        *([] if options.offload == "auto" else ["--no-offload"]),
+        *(["--projector"] if options.projector else []),
+        *(word for device in devices for word in ("--gpu", device.name)),
+        *("--format", "json"),
+    )
+
+
+@lru_cache(maxsize=32)  # the screen reads its results again whenever a job has ended
+def _fit_by_command(*arguments: str) -> FitReport:
+    return from_json(run_command(arguments)[-1])

@@ -10,10 +10,12 @@ import typer
 
 from converters.errors import InputError
 from presets.advice import Tolerance
+from sweep.cli.parsers import target as parse_target
 from sweep.cli.parsers import tolerance as parse_tolerance
 from sweep.defaults import KV_TYPES
 from sweep.fit.hardware import ANY_RAM, allows_ram, parse_devices, with_ram, with_reserve
 from sweep.kv_cache import KVCache
+from sweep.target import Target
 
 YES, NO, ON, OFF = "yes", "no", "on", "off"
 
@@ -44,9 +46,18 @@ FIT_FIELDS = (
     FitField("projector", "vision encoder", "--projector", "not counted", values=(YES,)),
     FitField("draft", "draft", "--draft", "none"),
     FitField("tolerance", "tolerance", "--tolerance", "2 points"),
+    FitField("min_tps", "tokens/s at least", "--min-tps", "30 if possible, otherwise slower"),
+    FitField("max_kld", "KLD at most", "--max-kld", "as low as possible, at most 0.3"),
+    FitField("min_recovery", "recovery at least", "--min-recovery", "no limit"),
 )
 """The dialog of the Fit screen shows them in this order. The texts of their values have the same form as on the command
 line; those of flags are one of `values`."""
+
+TARGET_FIELDS = ("min_tps", "max_kld", "min_recovery")
+"""The fields of the target, in the order of its bounds."""
+
+ADVICE_FIELDS = (*TARGET_FIELDS, "tolerance")
+"""The fields that decide which variant is recommended, and nothing else."""
 
 _FLAGS = {  # (field, value) -> the flag
     ("offload", NO): "--no-offload",
@@ -90,6 +101,14 @@ class Question:
         """The loss on tasks that the advice accepts; None: the default. Raises InputError for another text."""
         try:
             return parse_tolerance(self.value("tolerance") or None)
+        except typer.BadParameter as error:
+            raise InputError(error.message) from error
+
+    @property
+    def target(self) -> Target:
+        """What the variant to run has to reach. Raises InputError for another text."""
+        try:
+            return parse_target(*(self.value(name) or None for name in TARGET_FIELDS))
         except typer.BadParameter as error:
             raise InputError(error.message) from error
 
@@ -142,7 +161,7 @@ class Question:
         except InputError as error:
             wanted = f"one of {', '.join(KV_TYPES)}, or one for K and one for V"
             raise InputError(f"KV type {self.kv_type}: {wanted}") from error
-        self.tolerance  # noqa: B018 - raises
+        self.tolerance, self.target  # noqa: B018 - raise
         devices = parse_devices(self.gpus or _SOME_RAM)
         devices = with_ram(devices, self.value("ram") or None, self.value("ram_bandwidth") or None)
         with_reserve(devices, self.value("reserve") or None)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from presets.advice import Tolerance
+from converters.errors import InputError
 from sweep.analysis import figures, pareto_sets
 from sweep.analysis.advice import Advice
 from sweep.analysis.plots import Cost, Measure, costs, measures
 from sweep.analysis.ptq_study import study_comparison
-from sweep.analysis.run_candidates import advise_on_records
-from sweep.analysis.run_commands import run_commands
 from sweep.analysis.trust import trust_notes
+from sweep.commands.run_advice import RunQuestion, advise_on_run
 from sweep.record import Record
 from sweep.results.history import find_run
 from sweep.results.plan import Plan
 from sweep.results.records import notes, records
 from sweep.results.store import Store
 from sweep.workspace import Workspace
+from tui.state.fit_answer import fit_elsewhere
 from tui.state.session import Limit
 
 
@@ -44,10 +44,10 @@ class Results:
 
 
 def read_results(
-    workspace: Workspace, run: str | None, limit: Limit | None = None, tolerance: Tolerance | None = None
+    workspace: Workspace, run: str | None, limit: Limit | None = None, question: RunQuestion | None = None
 ) -> Results:
-    """The results of this run, or of the latest one; `tolerance` is the loss on tasks that the advice accepts. Raises
-    InputError if there is none."""
+    """The results of this run, or of the latest one; `question` is what the advice is asked. Raises InputError if there
+    is none."""
     plan = find_run(workspace, run)
     with Store(workspace.database) as store:
         rows, remarks = tuple(figures.by_size(records(plan, store))), notes(plan, store)
@@ -56,11 +56,7 @@ def read_results(
     return Results(
         plan=plan,
         rows=rows,
-        choice=advise_on_records(
-            rows, plan.model, None if limit is None else limit.bytes, tolerance, run_commands(plan, workspace)
-        )
-        if len(rows) > 1
-        else None,
+        choice=_choice(rows, plan, workspace, limit, question or RunQuestion()),
         pareto=pareto,
         pareto_measure=measure,
         tests=figures.task_tests(rows),
@@ -71,3 +67,19 @@ def read_results(
         notes=(*trust_notes(rows), *remarks, *(() if study is None else study.notes)),
         limit=limit,
     )
+
+
+def _choice(
+    rows: tuple[Record, ...], plan: Plan, workspace: Workspace, limit: Limit | None, question: RunQuestion
+) -> Advice | None:
+    """The advice; None with a single variant and no target. GPUs are a limit on memory alone if `sweep fit` cannot say
+    what fits them, because the model is not there any more."""
+    if len(rows) < 2 and not question.target:
+        return None
+    most = None if limit is None else limit.bytes
+    if question.needs_fit:
+        try:
+            return advise_on_run(rows, plan, workspace, question, ask_fit=fit_elsewhere)
+        except InputError:
+            question = replace(question, gpu=(), ctx=None)
+    return advise_on_run(rows, plan, workspace, question, most)

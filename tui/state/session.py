@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from converters.errors import InputError
 from tui.state.draft import Draft
-from tui.state.question import Question
+from tui.state.question import TARGET_FIELDS, Question
 from tui.state.remembered import Remembered, remember
 
 if TYPE_CHECKING:
     from sweep.commands.launch import Command, Launch
+    from sweep.commands.run_advice import RunQuestion
     from sweep.workspace import Workspace
 
 
@@ -30,9 +31,9 @@ class Session:
     the store cannot be read.
 
     `question` is what the Fit screen asks, `draft` what the Plan screen plans. They share the model, the GPUs, the RAM,
-    the context and the type of the KV cache: each takes what was changed on the other. `limit` is the memory limit for
-    results. `launch` is a sweep that was started and has not yet reported its run. `remembered` is what the next
-    session starts with.
+    the context, the type of the KV cache and the target: each takes what was changed on the other. `limit` is the
+    memory limit for results. `launch` is a sweep that was started and has not yet reported its run. `remembered` is
+    what the next session starts with.
     """
 
     workspace: Workspace
@@ -44,7 +45,7 @@ class Session:
     draft: Draft = field(default_factory=Draft)
     remembered: Remembered = field(default_factory=Remembered)
     _can_write: bool = True  # until what is remembered could not be written
-    _shared: tuple[str, str, str, str] = ("", "", "", "")  # what both screens had when they were last made equal
+    _shared: tuple[str, ...] = ()  # what both screens had when they were last made equal
 
     def __post_init__(self) -> None:
         if self.remembered.question is not None:
@@ -66,6 +67,7 @@ class Session:
         self.question = question
         planned_context = question.value("ctx") if context is None else context
         typed = {"gpu": question.planned_gpus, "ctx": planned_context, "kv_type": question.value("kv_type")}
+        typed |= {name: question.value(name) for name in TARGET_FIELDS}
         if self._planned() != (question.model, *typed.values()):
             self.draft = replace(self.draft, model=question.model).with_typed(**typed)
         self._shared = self._planned()
@@ -73,11 +75,26 @@ class Session:
     def take_plan(self) -> None:
         """Ask on Fit about what was changed on Plan since."""
         if self._planned() != self._shared:
-            self.ask(self.question.with_planned(*self._planned()))
+            model, gpus, context, kv_type, *target = self._planned()
+            question = self.question.with_planned(model, gpus, context, kv_type)
+            self.ask(question.with_typed(**dict(zip(TARGET_FIELDS, target, strict=True))))
 
-    def _planned(self) -> tuple[str, str, str, str]:
-        gpus, context, kv_type = (self.draft.typed_value(name) for name in ("gpu", "ctx", "kv_type"))
-        return self.draft.model, gpus, context, kv_type
+    def _planned(self) -> tuple[str, ...]:
+        """The model, then the GPUs, the context, the type of the KV cache and the target, as they are typed."""
+        names = ("gpu", "ctx", "kv_type", *TARGET_FIELDS)
+        return (self.draft.model, *(self.draft.typed_value(name) for name in names))
+
+    @property
+    def run_question(self) -> RunQuestion:
+        """What the advice on a run is asked. The GPUs count if they were chosen for results, or if there is a target;
+        the RAM next to them only if its size was typed. Raises InputError for a target or tolerance that is not valid.
+        """
+        from sweep.commands.run_advice import RunQuestion
+
+        question = self.question
+        is_placed = question.gpus and (self.limit is not None or question.target)
+        ram = (f"{question.value('ram')} RAM",) if question.value("ram") and question.offload else ()
+        return RunQuestion(question.tolerance, question.target, (*question.gpus, *ram) if is_placed else ())
 
     # --- between sessions -------------------------------------------------------------------------------------------
 

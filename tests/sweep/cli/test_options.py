@@ -40,7 +40,7 @@ def test_every_field_of_a_request_has_one_option() -> None:
     assert {option.field for option in RUN} == names - {"quant", "write_base", "force"}
     assert names - {option.field for option in EVAL} == {
         "preset", "variants", "reference", "imatrix", "calibration", "keep", "gpu", "dry_run", "tolerance",
-        "effort", "requantize",
+        "min_tps", "max_kld", "min_recovery", "export", "effort", "requantize",
     }  # fmt: skip
     for options in (RUN, EVAL):
         assert len({option.field for option in options}) == len(options)
@@ -59,7 +59,7 @@ def test_every_field_of_a_request_has_one_option() -> None:
         ("tensor_split", "3,1", ["--tensor-split", "3,1"], (3.0, 1.0)),
         ("task_data", "~/data", ["--task-data", str(Path.home() / "data")], Path.home() / "data"),
         ("perplexity", "~/t.txt", ["--perplexity", "~/t.txt"], (Path.home() / "t.txt",)),
-        ("keep", "", [], "all"),
+        ("keep", "", [], None),
     ],
 )
 def test_a_value_survives_the_way_through_the_command_line(
@@ -79,6 +79,6 @@ def test_choices_leave_out_the_default() -> None:
         "thinking_scoring": ("lm-eval",),
         "allow_code": ("yes",),
         "parse_special": ("yes",),
-        "keep": ("best", "none"),
+        "keep": ("all", "best", "none"),
         "dry_run": ("yes",),
     }

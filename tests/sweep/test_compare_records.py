@@ -1,0 +1,127 @@
+"""`sweep compare` with the records of another machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from math import hypot
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import call
+from stored_runs import Stored, items
+
+from sweep.workspace import Workspace
+
+NLL = np.linspace(1.0, 2.0, 8)
+TEXT = {"BF16": (NLL, None), "Q4": (NLL + 0.01, NLL / 100), "Q2": (NLL + 0.1, NLL / 10)}
+TASKS = {"t": {name: items([1.0, 0.0, 1.0, 1.0]) for name in TEXT}}
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    found = Workspace(tmp_path_factory.mktemp("shared"))
+    Stored("one", TASKS, TEXT, windows="tokens").put(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def theirs(space: Workspace) -> list[dict[str, Any]]:
+    """What `sweep report --json` printed."""
+    printed = call("report", "one", "--json", "--workspace", space.root)
+    return [json.loads(line) for line in printed.stdout.splitlines()]
+
+
+def written(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    file = folder / "theirs.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return file
+
+
+def compared(space: Workspace, file: Path, *more: str) -> dict[str, Any]:
+    found = call("compare", "one", file, "--workspace", space.root, "--format", "json", *more)
+    assert found.returncode == 0, found.stderr
+    return json.loads(found.stdout)
+
+
+def test_differences_are_those_of_the_figures(space: Workspace, theirs: list[dict[str, Any]], tmp_path: Path) -> None:
+    rows = json.loads(json.dumps(theirs))
+    rows[1]["divergence"]["kld_mean"] += 0.5
+    found = compared(space, written(tmp_path, rows))
+    deltas = {(one["variant"], one["figure"]): one["delta"] for one in found["differences"]}
+    assert deltas.pop(("Q4", "KL divergence")) == pytest.approx(0.5)
+    assert set(deltas.values()) == {0.0}
+    assert {figure for _, figure in deltas} == {"KL divergence", "perplexity", "t"}
+    error = theirs[1]["divergence"]["kld_stderr"]
+    one = next(one for one in found["differences"] if (one["variant"], one["figure"]) == ("Q4", "KL divergence"))
+    assert one["stderr"] == pytest.approx(hypot(error, error))
+
+
+def test_the_output_of_a_run_is_read_too(space: Workspace, theirs: list[dict[str, Any]], tmp_path: Path) -> None:
+    events = [{"event": "started"}, {"event": "finished", "run": "r", "records": theirs}]
+    found = compared(space, written(tmp_path, events), "--variant", "Q2")
+    assert {one["variant"] for one in found["differences"]} == {"Q2"}
+    table = call("compare", tmp_path / "theirs.jsonl", "one:Q2", "--workspace", space.root)
+    assert table.returncode == 0
+    assert "Text: words, windows of 512 tokens. Reference: BF16." in table.stdout
+
+
+def in_text(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda row: row["text"].update(changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (in_text(sha256="other", name="novel"), "the texts differ: words (hash w) and novel (hash other)"),
+        (in_text(window=2048), "the windows differ: 512 tokens and 2048 tokens"),
+        (in_text(stride=64), "the windows differ: 512 tokens and 512 tokens with a stride of 64"),
+        (in_text(windows_sha256="x"), "the vocabularies differ"),
+        (in_text(reference_model="x"), "both references are called BF16, but they are files of other models"),
+        (lambda row: row.update(reference="F16"), "the references differ: BF16 and F16"),
+        (lambda row: row.pop("text"), "the records do not say which text they are from"),
+    ],
+)
+def test_other_conditions_are_rejected_in_one_line(
+    space: Workspace,
+    theirs: list[dict[str, Any]],
+    tmp_path: Path,
+    change: Callable[[dict[str, Any]], None],
+    message: str,
+) -> None:
+    rows = json.loads(json.dumps(theirs))
+    for row in rows:
+        change(row)
+    found = call("compare", "one", written(tmp_path, rows), "--workspace", space.root)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert message in found.stderr
+    assert found.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "has no records"),
+        (b'{"results": {"gsm8k": {}}}', "is not the JSON of bitsweep"),
+        (b"[1, 2]", "is not the JSON of bitsweep"),
+        (b'{"variant": "Q4", "kind"', "line 1 is not JSON"),
+        (b"[" * 100_000, "line 1 is not JSON"),
+        (b"\xff\xfe\x00", "is not text"),
+        (b'{"event": "started"}\n', "the run did not finish"),
+    ],
+)
+def test_a_file_of_another_program_is_rejected(space: Workspace, tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "foreign.json"
+    file.write_bytes(content)
+    found = call("compare", "one", file, "--workspace", space.root)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert message in found.stderr
+    assert found.stderr.count("\n") == 1
+
+
+def test_a_file_that_does_not_exist(space: Workspace, tmp_path: Path) -> None:
+    found = call("compare", "one", tmp_path / "none.json", "--workspace", space.root)
+    assert (found.returncode, found.stderr.count("\n")) == (2, 1)
+    assert "none.json: cannot be read: No such file or directory" in found.stderr
