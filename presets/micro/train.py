@@ -1,7 +1,7 @@
 """Trains the built-in models on the toy world.
 
     python -m presets.micro.train --out DIR [--shape nano|micro|mini|micro-moe] [--tokens 30_000_000] [--init DIR]
-        [--threads 2] [--dtype bfloat16|float32]
+        [--rate 1.5e-3] [--threads 2] [--dtype bfloat16|float32]
 
 Every ten minutes it saves its state to DIR/state.pt, from which it resumes; at the end it writes DIR/model, a Hugging
 Face directory. Optimizers: Muon, and AdamW for embeddings and norms. The weights are float32. They are multiplied in
@@ -70,9 +70,9 @@ def tokens(words: Tokenizer, count: int, seed: int) -> np.ndarray:
     return out
 
 
-def rate(step: int, steps: int) -> float:
-    """Learning rate: constant after the warm-up, then decreasing linearly."""
-    return PEAK_RATE * min(1, (step + 1) / WARMUP, 0.02 + (steps - step) / (DECAY_SHARE * steps))
+def rate_share(step: int, steps: int) -> float:
+    """Share of the peak learning rate: constant after the warm-up, then decreasing linearly."""
+    return min(1, (step + 1) / WARMUP, 0.02 + (steps - step) / (DECAY_SHARE * steps))
 
 
 def optimizers_of(model: torch.nn.Module, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
@@ -88,7 +88,9 @@ def optimizers_of(model: torch.nn.Module, dtype: torch.dtype) -> list[torch.opti
     ]
 
 
-def train(shape: Shape, out: Path, total: int, device: str, init: Path | None, dtype: torch.dtype) -> None:
+def train(
+    shape: Shape, out: Path, total: int, device: str, init: Path | None, dtype: torch.dtype, peak_rate: float
+) -> None:
     """Run or resume the training, starting from the weights and tokenizer of `init` if given; then write `out`/model.
 
     An additional loss after the shape's `recall_layers` makes these layers recall stated facts (deep supervision, arXiv
@@ -141,7 +143,7 @@ def train(shape: Shape, out: Path, total: int, device: str, init: Path | None, d
         batch, hundredths, roles = torch.from_numpy(shaped).to(device)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate(step, steps)
+                group["lr"] = peak_rate * rate_share(step, steps)
         with torch.autocast(device, torch.bfloat16, enabled=dtype is torch.bfloat16):
             result = run(batch, output_hidden_states=True)
         stated = roles[:, 1:] == corpus.Role.STATEMENT
@@ -176,13 +178,15 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="micro")
     parser.add_argument("--tokens", type=int, default=30_000_000)
     parser.add_argument("--init", type=Path, help="directory of a model to start from")
+    parser.add_argument("--rate", type=float, default=PEAK_RATE, help="highest learning rate")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of multiplications")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     dtype = getattr(torch, arguments.dtype)
-    train(SHAPES[arguments.shape], arguments.out, arguments.tokens, arguments.device, arguments.init, dtype)
+    shape = SHAPES[arguments.shape]
+    train(shape, arguments.out, arguments.tokens, arguments.device, arguments.init, dtype, arguments.rate)
 
 
 if __name__ == "__main__":
