@@ -240,9 +240,10 @@ def test_settings_are_asked_carried_to_plan_and_remembered(tmp_path: Path, monke
                 assert screen.query_one("#state").size.height == 1
                 for part in ("Qwen3.6-35B-A3B on RTX 3060 12GB", "20,000", "q8_0", "64GB RAM", "◐ 10.8 GiB in RAM"):
                     assert part in words(app)
-                await pilot.press("e", *["down"] * 10)
-                assert app.screen.query_one("#setting-draft").has_focus
-                assert all(0 < row.region.y < height - 1 for row in app.screen.query("#settings .row"))
+                await pilot.press("e", *["down"] * 14)
+                last = app.screen.query_one("#setting-min_recovery")
+                assert last.has_focus
+                await until(pilot, lambda last=last, height=height: 0 < last.region.y < height - 1)
                 await pilot.press("escape")
 
     async def second() -> None:

@@ -23,6 +23,10 @@ from tui.widgets.choice import Choice
 from tui.widgets.note import Note
 
 
+class _Rows(VerticalScroll, can_focus=False, inherit_bindings=False):
+    """Rows that scroll to the focused one. The arrow keys go to the window, also when there is something to scroll."""
+
+
 class FitSettingsScreen(Window[Question | None]):
     """Returns the question with other values of these fields, by default all. A value that `sweep fit` would reject
     keeps the window open."""
@@ -40,7 +44,7 @@ class FitSettingsScreen(Window[Question | None]):
         self._question, self._fields = question, fields
 
     def content(self) -> ComposeResult:
-        with VerticalScroll(id="settings", can_focus=False):
+        with _Rows(id="settings"):
             for one in self._fields:
                 with Horizontal(classes="row"):
                     yield Static(one.label, classes="label")

@@ -41,7 +41,6 @@ GROUPS = (
     (
         "Tasks",
         (
-            OptionField("effort", "effort", "normal"),
             OptionField("tasks", "tasks", "the model's default"),
             OptionField("limit", "limit per task", "all, or the list's limit"),
             OptionField("num_fewshot", "few-shot examples", "the task's default"),
@@ -67,6 +66,7 @@ GROUPS = (
         "Measurements",
         (
             OptionField("measure", "measure", "the preset's, or all"),
+            OptionField("effort", "effort", "normal"),
             OptionField("depth", "speed at depth", "0"),
             OptionField("speed_seconds", "seconds for speed", "10"),
         ),
