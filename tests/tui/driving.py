@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import json
 import re
 import subprocess
 import sys
@@ -23,9 +24,15 @@ from tui.screens.run import RunScreen
 
 COMMAND = (sys.executable, "-c", "from sweep.cli import main; main()")
 ROOT = Path(__file__).parents[2]
+PICTURES = Path(__file__).parent / "pictures"
 CELL = 12.2  # units of a character in an exported picture
 ROUNDS = 3  # without a message left, after which everything is drawn
 PATIENCE = 60.0  # seconds, for what a loaded machine takes; nothing is timed
+
+
+def stored_answer(name: str) -> Any:
+    """An answer of the command line that the pictures show, fit or plan."""
+    return json.loads((PICTURES / f"{name}.json").read_text())
 
 
 def arguments(text: Path, limit: int = 4) -> tuple[str, ...]:

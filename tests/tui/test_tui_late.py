@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from driving import Driver, opened, play, settled, shown, until
+from driving import Driver, opened, play, settled, shown, stored_answer, until
 from fixed_run import RUN, fixed_run
 from rich.text import Text
 from textual.app import App, ComposeResult
@@ -30,8 +29,6 @@ from tui.widgets.job_table import JobTable
 from tui.widgets.table import Table
 from tui.widgets.text_pane import TextPane
 from tui.workers import WorkerHost
-
-PICTURES = Path(__file__).parent / "pictures"
 
 
 class Answers:
@@ -64,10 +61,6 @@ def deliveries(screen: WorkerHost, monkeypatch: pytest.MonkeyPatch) -> list[obje
     deliver = screen.deliver
     monkeypatch.setattr(screen, "deliver", lambda *given: made.append(deliver(*given)))
     return made
-
-
-def stored_answer(name: str) -> Any:
-    return json.loads((PICTURES / f"{name}.json").read_text())
 
 
 def test_an_answer_to_a_closed_window_is_ignored(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driving import PATIENCE, opened, play, shown, sweep, until
+from driving import PATIENCE, opened, play, shown, stored_answer, sweep, until
 from rich.style import Style
 from textual.widgets import Input, Static
 
@@ -26,6 +26,7 @@ from sweep.planning.effort import Effort
 from sweep.planning.prepare import _variants
 from sweep.planning.request import Keep, Request
 from sweep.workspace import Workspace
+from tui.screens import plan as plan_screen
 from tui.screens.fit import FitScreen
 from tui.screens.plan import PlanScreen
 from tui.screens.run import RunScreen
@@ -421,7 +422,10 @@ def test_paths_are_completed(swept: Workspace, tmp_path: Path) -> None:
     play(script())
 
 
-def test_every_option_has_a_field_and_the_command_contains_its_value(swept: Workspace) -> None:
+def test_every_option_has_a_field_and_the_command_contains_its_value(
+    swept: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_screen, "planned", lambda *_: stored_answer("plan"))  # not a process for every key
     assert {field.name for field in FIELDS} == set(TYPED)
     assert {field.name for field in fields(Request)} == set(TYPED) | CHOSEN | NOT_THERE
 
