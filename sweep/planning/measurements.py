@@ -54,7 +54,7 @@ def measured_alone(request: Request) -> tuple[str, ...]:
     --depth, beside the measurements of extensions."""
     asked = {
         TEXT: bool(request.perplexity),
-        TASKS: request.tasks is not None,
+        TASKS: request.tasks not in (None, ("none",)),
         SPEED: bool(request.depth),
     }
     names = measurement_names()

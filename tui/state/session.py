@@ -67,8 +67,9 @@ class Session:
         self.question = question
         planned_context = question.value("ctx") if context is None else context
         typed = {"gpu": question.planned_gpus, "ctx": planned_context, "kv_type": question.value("kv_type")}
-        typed |= {name: question.value(name) for name in TARGET_FIELDS}
-        if self._planned() != (question.model, *typed.values()):
+        target = {name: question.value(name) for name in TARGET_FIELDS}
+        if self._planned() != (question.model, *typed.values(), *target.values()):
+            typed |= {name: text for name, text in target.items() if text or self.draft.typed_value(name)}
             self.draft = replace(self.draft, model=question.model).with_typed(**typed)
         self._shared = self._planned()
 

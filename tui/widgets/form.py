@@ -91,18 +91,18 @@ GROUPS = (
         ),
     ),
     (
-        "Running",
-        (
-            OptionField("workers", "parallel jobs", "one per GPU"),
-            OptionField("keep", "keep files", "all"),
-        ),
-    ),
-    (
         "Images",
         (
             OptionField("min_pixels", "fewest pixels", "the model's limit"),
             OptionField("max_pixels", "most pixels", "the model's limit"),
             OptionField("image_cache", "cache of images", "4GiB"),
+        ),
+    ),
+    (
+        "Running",
+        (
+            OptionField("workers", "parallel jobs", "one per GPU"),
+            OptionField("keep", "keep files", "all that were made"),
         ),
     ),
 )
