@@ -145,11 +145,12 @@ def test_bad_input_gives_one_line_and_leaves_no_file(tmp_path: Path) -> None:
     recipe.write_text("alpha = 2")
     gguf = tmp_path / "model.gguf"
     gguf.write_bytes(b"GGUF")
+    (tmp_path / "empty").mkdir()
     cases = [
         ({"recipe": "sq-p"}, "there is no recipe"),
         ({"recipe": str(recipe)}, r"bad\.toml: 'alpha' is 2"),
         ({"model": str(gguf)}, "give its directory"),
-        ({"model": str(tmp_path)}, r"has no config\.json"),
+        ({"model": str(tmp_path / "empty")}, r"has no config\.json"),
         ({"model": damaged(tmp_path / "a", quantization_config={"quant_method": "fp8"})}, r"already quantized \(fp8\)"),
         (
             {"model": damaged(tmp_path / "b", model_type="mistral", architectures=["MistralForCausalLM"])},
