@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+
+from converters.shell import join, quote
 
 RPC = "-DGGML_RPC=ON"  # `sweep fit` simulates GPUs by RPC devices
 _PACKAGE = "llama-cpp-python"
@@ -154,7 +155,7 @@ def wheel_command(version: str, folder: Path) -> list[str] | None:
 
 def shell_line(environment: dict[str, str], command: Iterable[str]) -> str:
     """The command as a person types it."""
-    return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in environment.items()), shlex.join(command)])
+    return " ".join([*(f"{name}={quote(value)}" for name, value in environment.items()), join(command)])
 
 
 def _nvidia_cards() -> tuple[Card, ...]:
