@@ -11,7 +11,7 @@ from converters.errors import InputError
 from converters.gguf_repository import GGUFRepository
 from converters.llamacpp.load import LoadOptions
 from converters.mixes import xl_mixes
-from converters.resolver import Need, find_repository, open_source
+from converters.resolver import Need, find_repository, is_repository, open_source
 from sweep import devices
 from sweep.artefact import Artefact
 from sweep.defaults import DEFAULT_CONTEXT
@@ -233,8 +233,7 @@ def _file_variant(model: str) -> str:
 def _published(request: Request, say: Callable[[str], None], host: Host) -> dict[str, list[Variant]]:
     """The variants of repositories of GGUF files in --variants, by the name of the repository there."""
     names = [name.strip() for name in (request.variants or "").removeprefix("=").split(",")]
-    found = {name: published_variants(name, request, say, host.run_job) for name in names}
-    return {name: variants for name, variants in found.items() if variants is not None}
+    return {name: published_variants(name, request, say, host.run_job) for name in names if is_repository(name)}
 
 
 def _parse_variants(

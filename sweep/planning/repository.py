@@ -71,11 +71,9 @@ def choose(repository: GGUFRepository, request: Request, say: Say, run_job: RunJ
     return _Chooser(repository, request, say, run_job).choice()
 
 
-def published_variants(name: str, request: Request, say: Say, run_job: RunJob) -> list[Variant] | None:
-    """The variants that `hub:ORG/NAME` in a list stands for: what is measured of the repository by default. None if
-    `name` has another form. Raises InputError."""
-    if not is_repository(name):
-        return None
+def published_variants(name: str, request: Request, say: Say, run_job: RunJob) -> list[Variant]:
+    """The variants that `hub:ORG/NAME` in a list stands for: what is measured of the repository by default. Raises
+    InputError."""
     repository = find_repository(name, say)
     assert repository is not None  # a hub id with the prefix is a repository, or an error
     ladder, _ = _ladder(repository, _report(repository, request, run_job))
@@ -138,17 +136,20 @@ class _Chooser:
         elif file is not None:
             self.files.append(file)
         else:
-            published = published_variants(name, self.request, self.say, self.run_job)
-            if published is None:
-                try:
-                    published = [parse(name)]
-                except InputError as error:
-                    if ":" in name:
-                        raise
-                    raise InputError(
-                        f"{name}: {self.repository.id} has no such quant; it has {_names(self.repository)}"
-                    ) from error
-            self.others += published
+            self.others += self._others(name)
+
+    def _others(self, name: str) -> list[Variant]:
+        """The variants of another repository, or the one that is made."""
+        if is_repository(name):
+            return published_variants(name, self.request, self.say, self.run_job)
+        try:
+            return [parse(name)]
+        except InputError as error:
+            if ":" in name:
+                raise
+            raise InputError(
+                f"{name}: {self.repository.id} has no such quant; it has {_names(self.repository)}"
+            ) from error
 
     def _variants(self, files: Sequence[PublishedFile]) -> list[Variant]:
         """The variants of files and the others, with the names of publishers where they are needed."""

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from vision_models import make_vision_model
@@ -19,7 +20,7 @@ from images.preprocessing import read_preprocessing
 from sweep.analysis.run_commands import run_commands
 from sweep.artefact import Artefact
 from sweep.commands.run import _made_only_for
-from sweep.jobs.base import RunJob, Site
+from sweep.jobs.base import Site
 from sweep.jobs.image_divergence import ImageDivergenceJob
 from sweep.jobs.model import MeasurementJob, ModelSize
 from sweep.jobs.projector import ProjectorJob
@@ -37,10 +38,11 @@ TASKS = {"look": "doc_to_image: [picture]\n", "read": ""}
 class OneThread:
     """A host on which no job has to run while a plan is made."""
 
-    run_job: RunJob
-
     def resources(self, engines: Collection[str]) -> ComputeResources:
         return ComputeResources(1, dict.fromkeys(engines, "cpu"))
+
+    def run_job(self, job: object, *_: object) -> Any:
+        raise AssertionError(f"{job} was to run")
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +222,9 @@ def test_files_that_variants_share_are_kept_until_the_last_one_is_measured(
     towers = {cell.key: 100 for cell in cells if cell.kind == "projector"}
     assert bytes_to_make(cells, dict.fromkeys(names, size), towers) == 2200  # and two projector files
     removed = [_made_only_for(name, cells, names[at + 1 :]) for at, name in enumerate(names)]
-    assert [[file.name.rpartition("/")[2] for file in dict.fromkeys(files)] for files in removed] == [
+    assert [
+        [file.name.rpartition("/")[2] for file in dict.fromkeys(file for _, file in files)] for files in removed
+    ] == [
         ["look3-BF16.gguf"],
         ["mmproj-look3-F16.gguf"],
         ["look3-Q8_0.gguf", "mmproj-look3-Q8_0.gguf"],

@@ -86,8 +86,11 @@ async def settled(pilot: Pilot[None]) -> None:
     A message, the refresh that it asks for and the events of the layout that follows are up to three rounds. A new size
     of the terminal is passed to the screen by a timer, which is late on a busy machine.
     """
-    quiet = 0
+    quiet, end = 0, time.monotonic() + PATIENCE
     while quiet < ROUNDS and pilot.app.is_running:
+        if time.monotonic() > end:
+            busy = [one for one in (pilot.app, *pilot.app.screen.walk_children()) if one.message_queue_size]
+            raise AssertionError(f"never settled: size {pilot.app._resize_event}, messages for {busy}")
         await pilot.pause(0)  # one round: every widget handles what waits for it, then the screen draws
         widgets = [pilot.app, *pilot.app.screen.walk_children(with_self=True)]
         waiting = pilot.app._resize_event is not None or any(widget.message_queue_size for widget in widgets)
