@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from textual.message_pump import MessagePump
 from textual.worker import Worker, WorkerState, get_current_worker
+
+from tui.one_shot_timers import OneShotTimers
 
 if TYPE_CHECKING:
     from textual.notifications import SeverityLevel
 
 
-class WorkerHost(MessagePump):
+class WorkerHost(OneShotTimers):
     """Base of the application and its screens. An unexpected error of a worker is shown; the screen stays open.
 
     Workers are started with `exit_on_error=False`.
