@@ -311,7 +311,8 @@ class TorchBackend:
         """A cache with `depth` random tokens. They are computed for each timing, because not every cache can go
         back."""
         cache = self._new_cache()
-        self._read(cache, 0, depth)
+        if depth:
+            self._read(cache, 0, depth)
         return cache
 
     def _read(self, cache: Cache, at: int, n_tokens: int) -> None:

@@ -101,7 +101,7 @@ def test_a_calibration_text_is_a_file_or_built_in_or_published(tmp_path: Path) -
     file = tmp_path / "mine.txt"
     file.write_text("words")
     assert calibration_text(str(file), MICRO).file == TextFile(
-        "mine.txt", Artefact.of(file), hashlib.sha256(b"words").hexdigest()
+        "mine.txt", Artefact.of(file), hashlib.sha256(b"words").hexdigest(), bytes=5
     )
     own = calibration_text("micro", None)
     assert (own.name, own.file.file, own.dataset) == ("micro's own text", Artefact.of(MICRO.calibration), None)

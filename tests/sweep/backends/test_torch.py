@@ -299,4 +299,6 @@ def test_impossible_requests_are_rejected(backend, tmp_path):
 def test_speed_and_memory_are_measured(backend):
     assert backend.time_prompt(64, 64) > 0
     assert backend.time_decode(4, 64) > 0
+    assert backend.time_prompt(16, 64, depth=32) > 0
+    assert backend.time_decode(4, 64, depth=32) > 0
     assert backend.memory().allocated_bytes >= 4 * sum(p.numel() for p in set(backend._model.parameters()))
