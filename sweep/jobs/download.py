@@ -20,6 +20,9 @@ from sweep.artefact import Artefact
 from sweep.jobs.base import Result, Site, StoredJob
 from sweep.jobs.settings import ComputeResources
 
+_FREE = 64 << 20
+"""Bytes of free space below which a disk counts as full."""
+
 
 @dataclass(frozen=True)
 class DownloadResult(Result):
@@ -115,17 +118,10 @@ class DownloadJob(StoredJob[DownloadResult]):
             )
 
 
-_FREE = 64 << 20
-"""Bytes of free space below which a disk counts as full."""
-
-
 @contextmanager
 def _alone(target: Path) -> Iterator[None]:
-    """Wait until no other process downloads to `target`."""
-    lock = target.with_name(f".{target.name}.lock")
-    with lock.open("w") as file:
+    """Wait until no other process downloads to `target`. The file of the lock stays: a process that waits for it would
+    otherwise have the lock of a file that the next process does not see."""
+    with target.with_name(f".{target.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
+        yield

@@ -232,7 +232,7 @@ def _file_variant(model: str) -> str:
 
 def _published(request: Request, say: Callable[[str], None], host: Host) -> dict[str, list[Variant]]:
     """The variants of repositories of GGUF files in --variants, by the name of the repository there."""
-    names = [name.strip() for name in (request.variants or "").removeprefix("=").split(",")]
+    names = variant_names((request.variants or "").removeprefix("="))
     return {name: published_variants(name, request, say, host.run_job) for name in names if is_repository(name)}
 
 

@@ -30,6 +30,7 @@ from sweep.methods.registry import parse
 from sweep.planning.fit import fit
 from sweep.planning.model import ResolvedModel, resolve
 from sweep.planning.request import Request
+from sweep.variant_name import variant_names
 from sweep.workspace import default_root
 
 ALL = "all"
@@ -95,7 +96,7 @@ class _Chooser:
         report = _report(self.repository, self.request, self.run_job)
         rows = {row.variant: row for row in report.rows}
         option = self.request.variants or ""
-        names = [name.strip() for name in option.removeprefix("=").split(",") if name.strip()]
+        names = variant_names(option.removeprefix("="))
         if not option.startswith("=") and ALL not in names:
             ladder, note = _ladder(self.repository, report)
             self.files += ladder

@@ -27,7 +27,7 @@ class Keep(StrEnum):
 class Request:
     """The user's options. None: the preset or the model decides.
 
-    - `perplexity`: the texts, files or names (see `texts.text_for`). The figures of the first one are the headline.
+    - `perplexity`: the texts, files, "-" for stdin, or names (see `texts.text_for`). The figures of the first one are the headline.
     - `window`, `stride`: how the text is cut, in tokens. `ctx`: the context for the memory, in tokens.
     - `kv_type`: the types of llama.cpp's KV cache for all variants but the reference, whose cache is f16.
     - `requantize`: quantize a GGUF file that is quantized already.
@@ -40,7 +40,6 @@ class Request:
       measures only what other options name.
     - `speed_seconds`: the time for repeats of the timings of speed. `depth`: the numbers of tokens after which speed is
       measured.
-    - `perplexity`: a file, or "-" for stdin.
     - `parse_special`: read special tokens in the texts as such (see TextForm).
     - `limit`: the number of items of each task; `effort`: how much is measured where no option says it.
     - `keep`: see `Keep`; None: all files that were made, and none of those that were downloaded.

@@ -536,14 +536,14 @@ def test_all_fields_can_be_reached_in_a_small_terminal(swept: Workspace, size: t
         async with opened(swept, "plan", size=size) as (app, pilot):
             screen = app.screen
             assert isinstance(screen, PlanScreen)
-            await pilot.press("e", *["down"] * len(FIELDS), *["space"])
+            await pilot.press("e", *["down"] * len(FIELDS), *["space"] * 2)
             assert app.focused is not None
             assert app.focused.name == "keep"
-            assert screen.draft.typed_value("keep") == "all"
+            assert screen.draft.typed_value("keep") == "best"
             assert screen.region.contains_region(app.focused.region)  # scrolled into view
             if size == (80, 24):
                 assert "--keep" in shown(app)  # the hint
-                assert "all" in shown(app)
+                assert "best" in shown(app)
             await pilot.press("escape")
             assert screen.query_one(Table).has_focus
             assert screen.query_one(Table).region.height > 1
