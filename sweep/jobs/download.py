@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from converters.atomic import publish
 from converters.errors import InputError
@@ -120,8 +121,23 @@ class DownloadJob(StoredJob[DownloadResult]):
 
 @contextmanager
 def _alone(target: Path) -> Iterator[None]:
-    """Wait until no other process downloads to `target`. The file of the lock stays: a process that waits for it would
-    otherwise have the lock of a file that the next process does not see."""
-    with target.with_name(f".{target.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    """Wait until no other process downloads to `target`."""
+    lock = target.with_name(f".{target.name}.lock")
+    while True:
+        with lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_still(lock, file):  # the process that had it removed it: others do not see this lock
+                continue
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+def _is_still(path: Path, file: IO[str]) -> bool:
+    """Whether the open file is the one at this path."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False

@@ -27,7 +27,8 @@ class Keep(StrEnum):
 class Request:
     """The user's options. None: the preset or the model decides.
 
-    - `perplexity`: the texts, files, "-" for stdin, or names (see `texts.text_for`). The figures of the first one are the headline.
+    - `perplexity`: the texts, files, "-" for stdin, or names (see `texts.text_for`). The figures of the first one are
+      the headline.
     - `window`, `stride`: how the text is cut, in tokens. `ctx`: the context for the memory, in tokens.
     - `kv_type`: the types of llama.cpp's KV cache for all variants but the reference, whose cache is f16.
     - `requantize`: quantize a GGUF file that is quantized already.
