@@ -119,7 +119,7 @@ def test_a_limit_on_answers_repeats_only_tasks_that_generate(file: Path, tmp_pat
         done = sweep(*arguments, *bound)
         todo.append([name.rpartition("/")[2] for name in json.loads(done.stdout.splitlines()[0])["pending"]])
         records.append(record(done)["tasks"]["micro_facts"])
-    assert todo == [["speed", "micro_facts", "micro_form"], ["micro_form"], ["micro_form"]]
+    assert todo == [["size", "micro_facts", "micro_form"], ["micro_form"], ["micro_form"]]
     assert records[0] == records[1] == records[2]
 
 
