@@ -61,7 +61,8 @@ def calibration(purpose: str, named_texts: str, show_default: str) -> Any:
         metavar="FILE|NAME",
         help=f"Text that the model reads {purpose}: a file, a .jsonl file of conversations, which the model's chat "
         f"template writes{named_texts}, or the name of a built-in model for that model's own text. The torch variants "
-        "of a model that takes images also take conversations with images.",
+        "of a model that takes images also take conversations with images, a .parquet file of training items with "
+        "images, or task:NAME, the training split in --task-data.",
         show_default=show_default,
         rich_help_panel=Panel.VARIANTS,
     )

@@ -143,7 +143,7 @@ def prepare(request: AblationRequest, say: Callable[[str], None]) -> AblationPla
     with Checkpoint.open(path, name) as checkpoint:
         model = ResolvedModel(name, path, checkpoint.fingerprint, 0, builtin)
     text = _downloaded(text_for(model, request.perplexity, request.parse_special, workspace.root), workspace, say)
-    calibration = calibration_text(request.calibration, builtin, request.parse_special)
+    calibration = calibration_text(request.calibration, builtin, request.parse_special, workspace=workspace.root)
     if any(map(reads_text, space.points)):
         calibration = _downloaded(calibration, workspace, say)
     notes = [found.note for found in (text, calibration) if found.note is not None]
@@ -248,7 +248,8 @@ def _setup_text(
         return SetupText(f"{chosen.name} as conversations", _hashed(chosen, workspace), as_chat=True)
     if name == OWN and builtin is None:
         raise InputError("only built-in models have a text of their own")
-    found = calibration_text(builtin.name if name == OWN and builtin else name, builtin, parse_special)
+    own = builtin.name if name == OWN and builtin else name
+    found = calibration_text(own, builtin, parse_special, workspace=workspace.root)
     return SetupText(found.name, _hashed(_downloaded(found, workspace, say), workspace))
 
 

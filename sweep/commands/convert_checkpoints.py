@@ -86,7 +86,8 @@ def chosen_text(request: ConvertRequest, variants: Sequence[Variant]) -> FoundTe
     if not variants or (request.calibration is None and not needed):
         return None
     chosen = None if request.calibration is None else str(request.calibration)
-    text = calibration_text(chosen, presets.builtin_models().get(request.model), request.parse_special)
+    builtin, workspace = presets.builtin_models().get(request.model), open_workspace(request.workspace)
+    text = calibration_text(chosen, builtin, request.parse_special, workspace=workspace.root)
     return text if needed else None
 
 

@@ -98,7 +98,8 @@ def _text(
     request: Int8Request, workspace: Workspace, model: Path | None, say: Callable[[str], None]
 ) -> CalibrationSource:
     """The calibration text, which is downloaded when it is read; `model` is what will read it. Raises InputError."""
-    text = calibration_text(request.calibration, presets.builtin_models().get(request.model), request.parse_special)
+    builtin = presets.builtin_models().get(request.model)
+    text = calibration_text(request.calibration, builtin, request.parse_special, workspace=workspace.root)
     for note in () if model is None else (text.note, text_only_warning(text, model)):
         if note is not None:
             say(note)

@@ -110,7 +110,7 @@ class LocalData:
     def _rows(self, file: Path, config: dict[str, Any]) -> tuple[Any, bool]:
         """The items of a task with the published fields, as a list or a Dataset, and whether the task's own preparation
         is already done."""
-        rows: Any = _read_parquet(_shards(file)) if file.suffix == PARQUET else read_jsonl(file)
+        rows: Any = _read_parquet(shards(file)) if file.suffix == PARQUET else read_jsonl(file)
         select = self.about.select
         if select is not None:
             rows = [row for row in rows if row.get(select) == config.get("dataset_name")]
@@ -140,8 +140,8 @@ def _own_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.name.endswith(SUFFIXES))
 
 
-def _shards(file: Path) -> list[Path]:
-    """The files that have a split together."""
+def shards(file: Path) -> list[Path]:
+    """The files that have a split together with `file`, itself included, by name."""
     return [one for one in _own_files(file.parent) if SHARD.sub("", one.name) == SHARD.sub("", file.name)]
 
 

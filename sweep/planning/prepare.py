@@ -299,7 +299,7 @@ def _plan(
     # The user's variants are checked before their baseline, so that an error names them
     for kind in reversed(dict.fromkeys(type(variant) for variant in variants)):
         kind.require_model([variant for variant in variants if type(variant) is kind], model.path)
-    read = _calibration(request, model, parsed)
+    read = _calibration(request, model, parsed, workspace)
     texts = texts_for(model, request.perplexity, request.parse_special, workspace.root) if TEXT in measure else ()
     text, others = texts[0] if texts else None, texts[1:]
     if others and file is not None:
@@ -400,13 +400,19 @@ def _cannot_run(request: Request, model: ResolvedModel, variants: Sequence[Varia
     return tuple(found)
 
 
-def _calibration(request: Request, model: ResolvedModel, parsed: Sequence[Variant]) -> FoundText | None:
+def _calibration(
+    request: Request, model: ResolvedModel, parsed: Sequence[Variant], workspace: Workspace
+) -> FoundText | None:
     """The text that int8 recipes are calibrated with; None if no recipe needs one. Raises InputError."""
     if not any(variant.baseline is not None for variant in parsed):
         return None
     chosen = None if request.calibration is None else str(request.calibration)
     needed = any(variant.needs_calibration for variant in parsed)
-    text = calibration_text(chosen, model.builtin, request.parse_special) if chosen or needed else None
+    if not (chosen or needed):
+        return None
+    text = calibration_text(
+        chosen, model.builtin, request.parse_special, workspace=workspace.root, task_data=request.task_data
+    )
     return text if needed else None
 
 

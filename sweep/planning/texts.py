@@ -19,6 +19,7 @@ from sweep.measure.image_conversations import images_identity
 from sweep.measure.plain_text import read_text, text_bytes
 from sweep.measure.text_form import TextForm
 from sweep.measure.texts import form_of, marker_in
+from sweep.planning.item_files import TASK, items_file, names_items
 from sweep.planning.model import ResolvedModel
 from sweep.planning.piped_text import is_pipe, saved_text
 
@@ -95,13 +96,22 @@ def _with_folder(text: FoundText) -> FoundText:
 
 
 def calibration_text(
-    chosen: str | None, builtin: presets.BuiltinModel | None, parse_special: bool = False
+    chosen: str | None,
+    builtin: presets.BuiltinModel | None,
+    parse_special: bool = False,
+    *,
+    workspace: Path,
+    task_data: Path | None = None,
 ) -> FoundText:
     """The text that int8 recipes are calibrated with: `chosen`, or the built-in model's own text, or the default text.
 
-    `chosen` is a file, the name of a built-in model for its text, or the name of a text in presets/defaults.toml.
-    `parse_special`: read special tokens in the text as such. Raises InputError.
+    `chosen` is a file, the name of a built-in model for its text, the name of a text in presets/defaults.toml, or
+    task:NAME for the training items of a task with images whose data are in `task_data`. `parse_special`: read special
+    tokens in the text as such. `workspace` is where items of a Parquet file are saved. Raises InputError.
     """
+    if chosen is not None and names_items(chosen):
+        name = chosen if chosen.startswith(TASK) else Path(chosen).name
+        return _local(name, items_file(chosen, workspace / "texts", task_data).resolve(), parse_special)
     known: dict[str, dict[str, Any]] = presets.defaults()["calibration_texts"]
     builtins = presets.builtin_models()
     if chosen is not None and (file := Path(chosen).expanduser()).is_file():

@@ -118,13 +118,15 @@ def test_only_texts_that_are_read_otherwise_get_other_identities(texts: dict[Tex
     plain = tmp_path / "plain.txt"
     plain.write_text("no special tokens here")
     digest = hashlib.sha256(plain.read_bytes()).hexdigest()
-    assert calibration_text(str(plain), None).file.identity == digest
-    assert calibration_text(str(plain), None).note is None
-    assert calibration_text(str(plain), None, parse_special=True).file.identity == f"{digest}+special"
+    assert calibration_text(str(plain), None, workspace=tmp_path).file.identity == digest
+    assert calibration_text(str(plain), None, workspace=tmp_path).note is None
+    assert (
+        calibration_text(str(plain), None, parse_special=True, workspace=tmp_path).file.identity == f"{digest}+special"
+    )
     raw = str(texts[TextForm.PLAIN])
     identities = {
-        calibration_text(raw, None).file.identity,
-        calibration_text(raw, None, parse_special=True).file.identity,
+        calibration_text(raw, None, workspace=tmp_path).file.identity,
+        calibration_text(raw, None, parse_special=True, workspace=tmp_path).file.identity,
         hashlib.sha256(Path(raw).read_bytes()).hexdigest(),
     }
     assert len(identities) == 3

@@ -100,18 +100,18 @@ def test_threads_change_only_the_key_of_speed(words: TextFile) -> None:
 def test_a_calibration_text_is_a_file_or_built_in_or_published(tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text("words")
-    assert calibration_text(str(file), MICRO).file == TextFile(
+    assert calibration_text(str(file), MICRO, workspace=tmp_path).file == TextFile(
         "mine.txt", Artefact.of(file), hashlib.sha256(b"words").hexdigest(), bytes=5
     )
-    own = calibration_text("micro", None)
+    own = calibration_text("micro", None, workspace=tmp_path)
     assert (own.name, own.file.file, own.dataset) == ("micro's own text", Artefact.of(MICRO.calibration), None)
-    assert calibration_text(None, MICRO) == own
-    published = calibration_text("wikitext-2", MICRO)
+    assert calibration_text(None, MICRO, workspace=tmp_path) == own
+    published = calibration_text("wikitext-2", MICRO, workspace=tmp_path)
     assert published.dataset is not None
     assert published.file.identity == "wikitext/wikitext-2-raw-v1/train"
-    assert published == calibration_text(None, None)
+    assert published == calibration_text(None, None, workspace=tmp_path)
     with pytest.raises(InputError, match=r"^micr: there is no such text \(--calibration\); give a file or micro$"):
-        calibration_text("micr", None)
+        calibration_text("micr", None, workspace=tmp_path)
     read = _text(Int8Request("micro", "sq", tmp_path), Workspace(tmp_path), MICRO.directory, print)
     assert isinstance(read, CalibrationText)
     text = read.read(load_tokenizer(MICRO.directory))
