@@ -36,7 +36,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file. Raises OSError, SafetensorError, and InputError that names a tensor with values that
     are no numbers: nothing that reads them gives an answer."""
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not _all_finite(tensor):
             raise InputError(
                 f"{name}: has NaN or infinite values; the checkpoint is damaged: download it again, or its values are"
                 f" too large for {str(tensor.dtype).removeprefix('torch.')}"
@@ -44,6 +44,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     save_file(dict(tensors), path, {"format": "pt"})
     make_public(path)  # safetensors makes a file that only its owner may read
     sync(path)
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite. Nothing of the tensor's size is made: embeddings are large."""
+    return not tensor.numel() or all(bool(torch.isfinite(end)) for end in tensor.aminmax())
 
 
 def write_index(directory: Path, places: Mapping[str, str], size: int) -> None:
