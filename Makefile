@@ -11,6 +11,12 @@ ifndef CMAKE_ARGS
 CMAKE_ARGS := $(shell $(PYTHON) -m sweep.llama_build || echo -DGGML_RPC=ON)
 endif
 export CMAKE_ARGS
+# Hundreds of processes start in the tests. Without the files of compiled modules, each would compile bitsweep again.
+unexport PYTHONDONTWRITEBYTECODE
+# pip compiles modules one after another, on one core. COMPILE uses all cores, and leaves out modules that nothing here
+# imports. Files that are no Python of this version, such as templates, are skipped.
+PIP_INSTALL := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt
+COMPILE := $(BIN)/python -m compileall -qq --workers 0 -x '/tests/|/transformers/models/' $(VENV)/lib || true
 WORKSPACE ?= build/workspace
 # The tools of llama.cpp that the slow tests compare with.
 PEERS := quantize perplexity imatrix gguf-split bench fit-params
@@ -56,16 +62,18 @@ format: $(VENV)/.installed-dev
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	$(PIP_INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(PIP_INSTALL) --editable .
+	$(COMPILE)
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PIP_INSTALL) --editable '.[dev]'
+	$(COMPILE)
 	touch $@
 
 $(VENV)/.installed-mutants: $(VENV)/.installed-dev
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,mutants]'
+	$(PIP_INSTALL) --editable '.[dev,mutants]'
 	touch $@
 
 # llama.cpp's own tools, built from the source that llama-cpp-python contains, and linked with its libraries.
