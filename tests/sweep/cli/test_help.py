@@ -112,7 +112,7 @@ def runs_anywhere(words: list[str]) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [words for words in EXAMPLES if runs_anywhere(words)], ids=" ".join)
+@pytest.mark.parametrize("words", map(list, dict.fromkeys(map(tuple, filter(runs_anywhere, EXAMPLES)))), ids=" ".join)
 def test_examples_run_as_printed(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BITSWEEP_WORKSPACE", str(tmp_path / "workspace"))
