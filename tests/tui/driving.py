@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import html
 import json
 import re
 import subprocess
@@ -25,7 +24,6 @@ from tui.screens.run import RunScreen
 COMMAND = (sys.executable, "-c", "from sweep.cli import main; main()")
 ROOT = Path(__file__).parents[2]
 PICTURES = Path(__file__).parent / "pictures"
-CELL = 12.2  # units of a character in an exported picture
 ROUNDS = 3  # without a message left, after which everything is drawn
 PATIENCE = 60.0  # seconds, for what a loaded machine takes; nothing is timed
 
@@ -117,17 +115,10 @@ def begin(app: SweepApp, command: Command) -> None:
 
 
 def shown(app: Any) -> str:
-    """The characters on the screen, from an exported screenshot."""
-    lines: dict[float, list[tuple[float, str]]] = {}
-    for found in re.finditer(r'<text [^>]*?x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]*)</text>', app.export_screenshot()):
-        lines.setdefault(float(found[2]), []).append((float(found[1]), html.unescape(found[3])))
-    rows = []
-    for _, parts in sorted(lines.items()):
-        row = ""
-        for x, words in sorted(parts):
-            row = row.ljust(round(x / CELL)) + words
-        rows.append(row.replace("\xa0", " ").rstrip())
-    return "\n".join(rows)
+    """The characters on the screen, without lines that are empty. An exported screenshot takes five times as long."""
+    drawn = app.screen._compositor.render_update(full=True, screen_stack=app._background_screens)
+    lines = ("".join(strip.text for strip in line).replace("\xa0", " ").rstrip() for line in drawn.strips)
+    return "\n".join(line for line in lines if line)
 
 
 def pale_words(app: SweepApp) -> list[tuple[str, float]]:
