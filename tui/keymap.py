@@ -67,6 +67,7 @@ KEYMAP = {
     "ram": Key("M", "Allow or forbid a part in RAM"),
     "fitting": Key("f", "Only what fits"),
     "edit": Key("e", "Edit the fields"),
+    "target": Key("T", "Set the target of the advice"),
     "add": Key("a", "Add a file or a recipe"),
     # runs and files
     "run": Key("R", "Run the sweep, or resume it"),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.table import Table
 
+from converters.errors import InputError
 from sweep.cli import common_options as common
 from sweep.cli.help import Panel
 from sweep.cli.output import Format, Output
@@ -73,7 +74,7 @@ def doctor(
     output = Output(format)
     idle = idle_gpu()
     if dry_run and not fix:
-        raise typer.BadParameter("--dry-run is for --fix; give both options")
+        raise InputError("--dry-run is for --fix; give both options")
     if fix:
         _fix(idle, dry_run, output)
         return

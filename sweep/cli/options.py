@@ -238,7 +238,7 @@ def _measure(show_default: str) -> tuple[Option, ...]:
         _option(
             Panel.MEASUREMENTS,
             "speed_seconds",
-            float,
+            float | None,
             "Time for the timings of a variant's speed, in seconds. If the model is slow, each timing is of fewer "
             "tokens.",
             default=SPEED_SECONDS,

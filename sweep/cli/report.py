@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import typer
@@ -58,11 +59,17 @@ def report(
     json: bool = typer.Option(
         False, "--json", help="Print the records as JSON, one object per line.", rich_help_panel=Panel.OUTPUT
     ),
-    gpu: list[str] | None = common.gpu("GPU that the recommended variant has to fit on", "as the run measured"),
+    gpu: list[str] | None = common.gpu("GPU that the recommended variant has to fit on", "that of the run, or none"),
     ctx: int | None = common.context(64, "the context of the run"),
     min_tps: str | None = common.MIN_TPS,
     max_kld: str | None = common.MAX_KLD,
     min_recovery: str | None = common.MIN_RECOVERY,
+    no_target: bool = typer.Option(
+        False,
+        "--no-target",
+        help="Leave out the target, the tolerance and the GPU that `sweep run` was given.",
+        rich_help_panel=Panel.TARGET,
+    ),
     tolerance: str | None = common.TOLERANCE,
     memory: str | None = common.memory("the free memory of this machine"),
     workspace: Path | None = common.WORKSPACE,
@@ -71,16 +78,22 @@ def report(
     """Show the results of a stored run again, or write its report to a file.
 
     With --html, --csv, --card or --json the table is not printed. Of several runs, --html writes the comparison of the
-    models, and --csv and --json name the model of each record. The exit code is 1 if a job of the run failed, and 5 if
+    models, and --csv and --json name the model of each record.
+
+    The advice is for the target and the GPU that `sweep run` was given. An option that is given here replaces that of
+    the run.
+
+    The exit code is 1 if a job of the run failed, and 5 if
     none failed but one was cancelled. With a target it is 3 if nothing satisfies it.
     """
     from converters.atomic import write_texts
+    from converters.errors import InputError
     from sweep.analysis.changed_items import changed_items
     from sweep.cli.card_output import card_texts
     from sweep.cli.export_output import write_export
     from sweep.cli.run_output import describe_run, exit_code_of, exit_code_with, show_results
     from sweep.cli.sizes_output import show_sizes, sizes_html
-    from sweep.commands.run_advice import RunQuestion, advise_on_run
+    from sweep.commands.run_advice import advise_as_asked
     from sweep.commands.sizes import memory_limit, sizes_of
     from sweep.report.changed_items import ITEMS
     from sweep.report.csv_json import to_csv, to_json_lines
@@ -88,6 +101,7 @@ def report(
     from sweep.results.history import find_run
     from sweep.results.records import records
     from sweep.results.store import Store
+    from sweep.run_question import NO_QUESTION, RunQuestion
     from sweep.workspace import open_workspace
 
     output = Output(format)
@@ -97,11 +111,13 @@ def report(
     question = RunQuestion(accepted, target, tuple(gpu or ()), ctx)
     space = open_workspace(workspace)
     plans = [find_run(space, run) for run in runs] if runs else [find_run(space, None)]
+    if no_target:
+        plans = [replace(plan, question=NO_QUESTION) for plan in plans]
     several = len(plans) > 1
     if memory is not None and not several:
-        raise typer.BadParameter("--memory chooses among several models; name the run of each")
+        raise InputError("--memory chooses among several models; name the run of each")
     if several and (question.needs_fit or target or export or card):
-        raise typer.BadParameter(
+        raise InputError(
             "--gpu, --ctx, --card, --export and a target are for one model; name one run, or choose with --memory"
         )
     limit = memory_limit(memory, ()) if several else None
@@ -121,11 +137,13 @@ def report(
     writes = not several and (
         html is not None or card is not None or ((csv is not None or json) and export is not None)
     )
-    advice = advise_on_run(every, plans[0], space, question) if writes else None
+    advice, said = advise_as_asked(every, plans[0], space, question) if writes else (None, [])
     if html is not None and advice is not None:
         texts[html] = render_html(every, description, advice, changed)
     if card is not None and advice is not None:
         texts |= card_texts(card, every, plans[0], space, description, advice)
+    for line in said:
+        output.say(line)
     write_texts(texts, force, ANOTHER_FILE if csv is None else "")
     for path in texts:
         output.say(f"written: {path}")

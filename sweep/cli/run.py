@@ -6,8 +6,7 @@ import sys
 import time
 from dataclasses import replace
 
-import typer
-
+from converters.errors import InputError
 from sweep.cli import common_options as common
 from sweep.cli.exits import Exit
 from sweep.cli.options import SWEEP, with_options
@@ -58,12 +57,12 @@ def run(
     output = Output(format)
     if len(models) > 1:
         if request.export is not None:
-            raise typer.BadParameter("--export is for one model; use it with `sweep report RUN` afterwards")
+            raise InputError("--export is for one model; use it with `sweep report RUN` afterwards")
         from sweep.cli.several_models import run_models
 
         return run_models(models, request, memory, output)
     if memory is not None:
-        raise typer.BadParameter("--memory chooses among several models; name them, or use --gpu for one model")
+        raise InputError("--memory chooses among several models; name them, or use --gpu for one model")
     request = replace(request, model=models[0])
     sweep = command.prepare(request, output.say)
     output.warn_of_idle_gpu()
@@ -83,6 +82,5 @@ def run(
         command.run(sweep, display)
     from sweep.cli.run_output import show_results
 
-    question = command.question_of(sweep.request)
     seconds = time.monotonic() - started
-    return show_results(sweep.plan, sweep.workspace, output, question, seconds=seconds, export=request.export)
+    return show_results(sweep.plan, sweep.workspace, output, sweep.plan.question, seconds, export=request.export)

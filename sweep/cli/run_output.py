@@ -18,30 +18,31 @@ from sweep.record import Record
 from sweep.results.plan import Plan
 from sweep.results.records import importance, notes, records
 from sweep.results.store import Store
+from sweep.run_question import NO_QUESTION, RunQuestion
 from sweep.workspace import Workspace
 
 if TYPE_CHECKING:
     from sweep.analysis.advice import Advice
-    from sweep.commands.run_advice import RunQuestion
 
 
 def show_results(
     plan: Plan,
     workspace: Workspace,
     output: Output,
-    question: RunQuestion | None = None,
+    given: RunQuestion = NO_QUESTION,
     seconds: float | None = None,
     export: str | None = None,
     force: bool = False,
 ) -> Exit:
     """Write the HTML report and print the records and the advice. The exit code says whether a job failed or was
-    cancelled, and if none was, whether nothing satisfies the target. `export` and `force` are those of
+    cancelled, and if none was, whether nothing satisfies the target. `given` are the options for the advice that
+    are given now, in place of those of the run. `export` and `force` are those of
     `write_export`."""
     from sweep.analysis.advice import to_json as advice_to_json
     from sweep.analysis.changed_items import changed_items
     from sweep.analysis.ptq_study import study_comparison
     from sweep.analysis.run_commands import model_as_typed
-    from sweep.commands.run_advice import RunQuestion, advise_on_run
+    from sweep.commands.run_advice import advise_as_asked
     from sweep.report.advice import command_lines
     from sweep.report.changed_items import ITEMS
     from sweep.report.csv_json import finite
@@ -54,7 +55,7 @@ def show_results(
         changed = changed_items(plan, store, workspace.root, ITEMS)
     folder = workspace.run(plan.run)
     folder.mkdir(parents=True, exist_ok=True)  # it may have been deleted since the run
-    advice = advise_on_run(rows, plan, workspace, question or RunQuestion())
+    advice, said = advise_as_asked(rows, plan, workspace, given)
     page = write_html(rows, description, folder / "report.html", advice, changed)
     if output.is_json:
         shown = [finite(row.to_json()) for row in rows]
@@ -70,7 +71,7 @@ def show_results(
         if output.format is not Format.QUIET and choice is not None:
             for line in command_lines(choice):
                 output.show(escape(line))
-        for remark in remarks:
+        for remark in (*said, *remarks):
             output.say(remark)
         took = f" in {seconds:.0f} s" if seconds is not None else ""
         if output.format is not Format.QUIET:

@@ -65,8 +65,7 @@ def _run(model: str, sweep: Sweep, request: Request, output: Output) -> Exit:
         with RunDisplay(sweep.plan, output, model) as display:
             command.run(sweep, display)
         seconds = time.monotonic() - started
-        question = command.question_of(sweep.request)
-        code = show_results(sweep.plan, sweep.workspace, output, question, seconds=seconds)
+        code = show_results(sweep.plan, sweep.workspace, output, sweep.plan.question, seconds)
     except (InputError, MissingRuntime) as error:
         code = exit_code_for(error)
         output.warn(str(error))

@@ -11,7 +11,7 @@ from converters.atomic import exists_already
 from converters.errors import InputError, MissingRuntime
 from sweep import devices
 from sweep.artefact import Artefact
-from sweep.commands.run_advice import RunQuestion, advise_on_run
+from sweep.commands.run_advice import advise_on_run
 from sweep.defaults import MARGIN_BYTES
 from sweep.events import Event, EventLogReader, EventLogWriter
 from sweep.execution.cells_to_run import cells_to_run
@@ -47,11 +47,6 @@ def prepare_single(request: Request, say: Callable[[str], None]) -> Sweep:
     """See planning.prepare.prepare_single."""
     with LocalHost() as host:
         return planning.prepare_single(request, say, host)
-
-
-def question_of(request: Request) -> RunQuestion:
-    """What the advice on the run of a request is asked. The context is that of the run."""
-    return RunQuestion(request.tolerance, request.target, request.gpu)
 
 
 def variant_sizes(sweep: Sweep) -> dict[str, PredictedSize]:
@@ -195,7 +190,7 @@ def _removable(sweep: Sweep, store: Store, outputs: Sequence[tuple[Cell, Artefac
         return [file for cell, file in outputs if isinstance(cell.job, DownloadJob)]
     best = None
     if keep is Keep.BEST:
-        best = advise_on_run(records(plan, store), plan, sweep.workspace, question_of(sweep.request)).variant
+        best = advise_on_run(records(plan, store), plan, sweep.workspace, plan.question).variant
     needed = {key for cell in plan.cells if cell.variant == best for key in (cell.key, *cell.needs)}
     return [file for cell, file in outputs if not cell.job.output_is_model or cell.key not in needed]
 

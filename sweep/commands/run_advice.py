@@ -4,10 +4,9 @@ run where it places them."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from converters.errors import InputError
-from presets.advice import Tolerance
 from sweep.analysis import figures
 from sweep.analysis.advice import Advice, advise
 from sweep.analysis.candidate import Candidate
@@ -24,30 +23,11 @@ from sweep.kv_cache import KVCache
 from sweep.methods.registry import parse
 from sweep.record import Record
 from sweep.results.plan import Plan
-from sweep.target import NO_TARGET, Target
+from sweep.run_question import NO_QUESTION, RunQuestion
 from sweep.variant_name import MMPROJ, split_projector
 from sweep.workspace import Workspace
 
 AskFit = Callable[[str, Sequence[str], Sequence[Device], FitOptions], FitReport]
-
-
-@dataclass(frozen=True)
-class RunQuestion:
-    """What the advice on a run is asked: the loss on tasks that is accepted, the target, and the GPUs to fit on, as
-    --gpu takes them, with this context in tokens (None: the context of the run).
-
-    Without GPUs and without a context, every variant runs as it was measured.
-    """
-
-    tolerance: Tolerance | None = None
-    target: Target = NO_TARGET
-    gpu: tuple[str, ...] = ()
-    ctx: int | None = None
-
-    @property
-    def needs_fit(self) -> bool:
-        """Whether `sweep fit` has to say what fits."""
-        return bool(self.gpu) or self.ctx is not None
 
 
 def advise_on_run(
@@ -66,6 +46,30 @@ def advise_on_run(
     if question.needs_fit:
         found = _placed(found, {row.variant: row for row in rows}, plan, workspace, question, ask_fit)
     return advise(plan.model, found, question.target)
+
+
+def advise_as_asked(
+    rows: Sequence[Record],
+    plan: Plan,
+    workspace: Workspace,
+    given: RunQuestion = NO_QUESTION,
+    limit_bytes: int | None = None,
+    ask_fit: AskFit = fit,
+) -> tuple[Advice, list[str]]:
+    """`advise_on_run` for what the run was started with; options that are `given` now replace the earlier ones.
+
+    And lines that say so. If it is no longer known what fits the GPUs of the run, they do not count."""
+    question, said = plan.question.overridden(given), plan.question.origin_words(given)
+    lines = [said] if said else []
+    try:
+        return advise_on_run(rows, plan, workspace, question, limit_bytes, ask_fit), lines
+    except InputError as error:
+        if given.needs_fit or not question.needs_fit:
+            raise
+        lines.append(
+            f"The run's {question.options['--gpu']} does not count, because what fits cannot be computed: {error}"
+        )
+        return advise_on_run(rows, plan, workspace, replace(question, gpu=()), limit_bytes), lines
 
 
 def _placed(

@@ -24,6 +24,7 @@ from sweep.planning.baseline import ReferenceFile
 from sweep.planning.imatrix import ImatrixSource
 from sweep.planning.model import ResolvedModel
 from sweep.results.plan import Plan, TooLarge
+from sweep.run_question import NO_QUESTION, RunQuestion
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class PlanSpec:
 
     `reference` is a variant, of which `reference_layers` layers go to the GPU, or the name of `reference_file`.
     `skipped` variants get no cells. `placed` variants have these parts on GPUs and in RAM. `repository` is what reports
-    say of the repository that the model is.
+    say of the repository that the model is. `question` is what the advice is asked.
     """
 
     model: ResolvedModel
@@ -46,6 +47,7 @@ class PlanSpec:
     skipped: Mapping[str, TooLarge] = field(default_factory=dict)
     placed: Mapping[str, LoadOptions] = field(default_factory=dict)
     repository: Mapping[str, Any] | None = None
+    question: RunQuestion = NO_QUESTION
 
 
 def make_plan(spec: PlanSpec) -> Plan:
@@ -95,6 +97,7 @@ def make_plan(spec: PlanSpec) -> Plan:
         cells=tuple(cells),
         made_of=_made_of(spec.reference_file, cells),
         skipped=spec.skipped,
+        question=spec.question,
     )
 
 

@@ -354,6 +354,7 @@ def _plan(
         skipped,
         placed,
         repository,
+        request.question,
     )
     reasons = _cannot_run(request, model, parsed)
     return Sweep(

@@ -105,3 +105,8 @@ class Request:
     def target(self) -> Target:
         """What the variant to run has to reach."""
         return Target(self.min_tps, self.max_kld, self.min_recovery)
+
+    @property
+    def question(self) -> RunQuestion:
+        """What the advice on the run is asked. The context is that of the run."""
+        return RunQuestion(self.tolerance, self.target, self.gpu)

@@ -13,6 +13,7 @@ from sweep.jobs.model import MeasuredModel, MeasurementJob
 from sweep.jobs.settings import ComputeResources, Settings
 from sweep.methods.registry import method
 from sweep.results.plan_v1 import upgraded
+from sweep.run_question import NO_QUESTION, RunQuestion
 from sweep.variant_name import split_cache
 
 FORMAT = 2
@@ -43,6 +44,7 @@ class Plan:
     - `about`: what reports say about the run.
     - `procedures`: the versions of the procedures that the results were made with.
     - `skipped`: the variants that are too large for --gpu, with the reason.
+    - `question`: what the advice was asked when the run was last started. It is no part of the id.
     """
 
     run: str
@@ -57,6 +59,7 @@ class Plan:
     procedures: Mapping[str, int] = field(default_factory=procedures)
     made_of: str | None = None
     skipped: Mapping[str, TooLarge] = field(default_factory=dict)
+    question: RunQuestion = NO_QUESTION
 
     @property
     def is_current(self) -> bool:

@@ -207,8 +207,13 @@ class Store:
         self._db.close()
 
     def add_run(self, run: str, plan: dict[str, Any]) -> None:
-        """Store a run. A run that is stored already stays as it is."""
-        self._db.execute("INSERT OR IGNORE INTO runs VALUES (?, ?, ?)", (run, time.time(), json.dumps(plan)))
+        """Store a run. Of a run that is stored already, only what its advice is asked is replaced."""
+        self._db.execute(
+            "INSERT INTO runs VALUES (?, ?, ?) ON CONFLICT (run) DO UPDATE "
+            "SET plan = json_set(plan, '$.question', json(json_extract(excluded.plan, '$.question'))) "
+            "WHERE json_valid(plan) AND json_extract(excluded.plan, '$.question') IS NOT NULL",
+            (run, time.time(), json.dumps(plan)),
+        )
 
     def runs(self) -> list[StoredRun]:
         """All runs, the newest first."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +13,18 @@ import pytest
 from command_line import call
 from stored_runs import Stored
 
+from converters.errors import InputError
 from converters.llamacpp.devices import LlamaDevice
 from presets import builtin_models
+from presets.advice import Tolerance
 from sweep import devices
 from sweep.analysis.advice import Advice
 from sweep.artefact import Artefact
 from sweep.commands.fit import fit
 from sweep.commands.run import prepare
-from sweep.commands.run_advice import RunQuestion, advise_on_run
-from sweep.fit.fit_report import FitOptions, Verdict, verdict
-from sweep.fit.hardware import parse_devices
+from sweep.commands.run_advice import advise_as_asked, advise_on_run
+from sweep.fit.fit_report import FitOptions, FitReport, Verdict, verdict
+from sweep.fit.hardware import Device, parse_devices
 from sweep.jobs.cell import Cell
 from sweep.jobs.export import ExportJob
 from sweep.jobs.settings import Settings
@@ -29,6 +33,7 @@ from sweep.planning.request import Request
 from sweep.results.plan import Plan
 from sweep.results.records import records
 from sweep.results.store import Outcome, Store
+from sweep.run_question import RunQuestion
 from sweep.target import Target
 from sweep.workspace import Workspace
 
@@ -108,6 +113,65 @@ def test_the_command_ends_with_3_if_nothing_satisfies_the_target(run: tuple[Plan
     text = " ".join(none.stdout.split())
     assert "No variant satisfies --min-tps 100 and --max-kld 0.001." in text
     assert "Nearest to --min-tps 100: Q8_0 (70.0 tokens/s)." in text
+
+
+def _asked(run: tuple[Plan, Workspace], root: Path, question: RunQuestion) -> tuple[object, ...]:
+    """A copy of the workspace in which the run was started again with this question; the options that name it."""
+    plan, space = run
+    shutil.copytree(space.root, root)
+    with Store(Workspace(root).database) as store:
+        store.add_run(plan.run, replace(plan, question=question).to_json())
+        assert [stored.run for stored in store.runs()] == [plan.run]
+    return "report", "one", "--workspace", root
+
+
+def test_a_report_asks_what_the_run_was_asked(run: tuple[Plan, Workspace], tmp_path: Path) -> None:
+    report = _asked(run, tmp_path / "w", RunQuestion(Tolerance(0.05), Target(min_tps=80.0, max_kld=0.5)))
+    options = "--min-tps 80 --max-kld 0.5 --tolerance 5"
+    kept, changed, plain = call(*report), call(*report, "--min-tps", "60"), call(*report, "--no-target")
+    assert "Run Q4_K_M (" in kept.stdout
+    assert f"The advice is for {options}, which `sweep run` was given.\n" in kept.stderr
+    assert "Run Q8_0 (" in changed.stdout
+    assert "--min-tps 60 counts instead of the run's --min-tps 80.\n" in changed.stderr
+    assert "Excluded by --min-tps" not in plain.stdout
+    assert "`sweep run` was given" not in plain.stderr
+    card = call(*report, "--card", tmp_path / "card.md")
+    assert card.returncode == 0, card.stderr
+    assert "Q4\\_K\\_M ►" in (tmp_path / "card.md").read_text()
+    call(*report, "--no-target", "--card", tmp_path / "card.md", "--force")
+    assert "Q4\\_K\\_M ►" not in (tmp_path / "card.md").read_text()
+
+
+def test_a_report_asks_for_the_gpu_of_the_run(run: tuple[Plan, Workspace]) -> None:
+    plan, space = run
+    asked = replace(plan, question=RunQuestion(target=Target(min_tps=1.0), gpu=("1GiB",)))
+    seen: list[int] = []
+
+    def ask(model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions) -> FitReport:
+        seen.append(sum(device.usable_bytes for device in devices))
+        return fit(model, variants, devices, options)
+
+    with Store(space.database) as store:
+        rows = records(plan, store)
+    found, said = advise_as_asked(rows, asked, space, ask_fit=ask)
+    assert found.reason == "No variant fits."
+    assert said == ["The advice is for --gpu 1GiB --min-tps 1, which `sweep run` was given."]
+    found, said = advise_as_asked(rows, asked, space, RunQuestion(gpu=("24GiB",)), ask_fit=ask)
+    assert found.variant is not None
+    assert said[0].endswith("which `sweep run` was given; --gpu 24GiB counts instead of the run's --gpu 1GiB.")
+    assert seen == [1 << 30, 24 << 30]
+
+
+def test_without_the_model_the_gpu_of_the_run_does_not_count(run: tuple[Plan, Workspace]) -> None:
+    plan, space = run
+    asked = replace(plan, question=RunQuestion(gpu=("1GiB",)), about=dict(plan.about) | {"model": "/gone/model"})
+    with Store(space.database) as store:
+        rows = records(plan, store)
+    found, said = advise_as_asked(rows, asked, space)
+    assert found.variant == advice(run).variant
+    assert said[1].startswith("The run's --gpu 1GiB does not count, because what fits cannot be computed: /gone/model")
+    with pytest.raises(InputError, match="/gone/model"):
+        advise_as_asked(rows, asked, space, RunQuestion(gpu=("2GiB",)))
 
 
 @pytest.mark.parametrize("ngl", [None, 3])

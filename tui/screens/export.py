@@ -11,8 +11,9 @@ from textual.widgets import Input, Static
 
 from converters.errors import InputError
 from sweep import format as fmt
-from sweep.commands.run_advice import RunQuestion, advise_on_run
+from sweep.commands.run_advice import advise_on_run
 from sweep.results.plan import Plan
+from sweep.run_question import RunQuestion
 from sweep.workspace import Workspace
 from tui.screens.window import Window, replace_question
 from tui.state.fit_answer import fit_elsewhere

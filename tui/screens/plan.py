@@ -28,6 +28,7 @@ from tui.keymap import bind, key_of
 from tui.screens.types import show_types
 from tui.screens.window import replace_question
 from tui.state.draft import Draft, preset_fields, variant_from_input
+from tui.state.question import TARGET_FIELDS, Question
 from tui.state.session import Session
 from tui.state.sizes import VariantSize, variant_sizes
 from tui.theme import palette
@@ -50,6 +51,7 @@ class PlanScreen(WorkerHost, Screen[None]):
         bind("select", "choose", "Choose", tooltip="Add the highlighted variant to the sweep, or remove it", show=True),
         bind("model", "model", "Model", tooltip="Choose the model", show=True),
         bind("edit", "fields", "Fields", tooltip="What is measured and how: tasks, text, memory, files", show=True),
+        bind("target", "target", "Target", tooltip="The speed, the loss and the recovery that the advice has to reach"),
         bind("run", "run", "Run", tooltip="Start the sweep; it continues when the screen is closed", show=True),
         bind("add", "add", "Add", tooltip="Add a .gguf file, a file on the hub or your own int8 recipe"),
         bind("load", "load", "Presets", tooltip="Use the variants and tasks of a preset", show=True),
@@ -274,6 +276,16 @@ class PlanScreen(WorkerHost, Screen[None]):
     def _choose_model(self, name: str | None) -> None:
         if name is not None:
             self.change(model=name)
+
+    def action_target(self) -> None:
+        from tui.screens.fit_settings import FitSettingsScreen
+
+        target = Question().with_typed(**{name: self.draft.typed_value(name) for name in TARGET_FIELDS})
+        self.app.push_screen(FitSettingsScreen(target, TARGET_FIELDS, "The target of the advice"), self._set_target)
+
+    def _set_target(self, target: Question | None) -> None:
+        if target is not None:
+            self.change(self.draft.with_typed(**{name: target.value(name) for name in TARGET_FIELDS}))
 
     def action_load(self) -> None:
         import presets

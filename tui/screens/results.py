@@ -125,7 +125,8 @@ class ResultsScreen(WorkerHost, Screen[None]):
     def _read(self, run: str | None) -> None:
         try:
             session = self.session
-            found: Results | str = read_results(session.workspace, run, session.limit, session.run_question)
+            given = session.run_question
+            found: Results | str = read_results(session.workspace, run, session.limit, given, session.as_asked)
         except InputError as error:
             found = str(error)
         self.deliver(self.show, found)
@@ -200,7 +201,8 @@ class ResultsScreen(WorkerHost, Screen[None]):
             return
         sign, style = (fmt.CHOSEN, colours.good) if choice.variant else ("!", colours.warn)
         first, _, _ = choice.reason.partition(". ")  # enter shows all of it
-        sentence = choice.reason if self.size.width >= 100 else f"{first.removesuffix('.')}."
+        is_wide = self.size.width >= 100
+        sentence = f"{choice.reason} {self.results.asked}".rstrip() if is_wide else f"{first.removesuffix('.')}."
         self.query_one("#verdict", Note).show(Text.assemble((f"{sign} ", style), (sentence, colours.ink)))
 
     @on(Table.Highlighted, "#variants")
@@ -284,14 +286,20 @@ class ResultsScreen(WorkerHost, Screen[None]):
     def action_tolerance(self) -> None:
         from tui.screens.fit_settings import FitSettingsScreen
 
-        screen = FitSettingsScreen(self.session.question, ADVICE_FIELDS, "What the advice accepts")
+        question = self.session.question if self.results is None else self.session.question_on(self.results.question)
+        screen = FitSettingsScreen(question, ADVICE_FIELDS, "What the advice accepts")
         self.app.push_screen(screen, self._choose_tolerance)
 
     def _choose_tolerance(self, question: Question | None) -> None:
         if question is not None:
+            self._decide("target", "tolerance")
             self.session.ask(question)  # Fit asks it too
             self._remember(question=question)
-            self.on_screen_resume()
+            self.action_read()
+
+    def _decide(self, *names: str) -> None:
+        if self.results is not None:
+            self.session.decide(self.results.plan.run, *names)
 
     def action_compare(self) -> None:
         if self.results is None:
@@ -318,8 +326,8 @@ class ResultsScreen(WorkerHost, Screen[None]):
         if self.results is not None:
             from tui.screens.export import ExportScreen
 
-            question = self.session.run_question
-            self.app.push_screen(ExportScreen(self.session.workspace, self.results.plan, question))
+            results = self.results
+            self.app.push_screen(ExportScreen(self.session.workspace, results.plan, results.question))
 
     def action_runs(self) -> None:
         from tui.screens.runs import RunsScreen
@@ -344,6 +352,7 @@ class ResultsScreen(WorkerHost, Screen[None]):
         except InputError as error:
             self.notify(str(error), severity="error", title="GPU")
             return
+        self._decide("gpu")
         self.action_read()
 
     def action_details(self) -> None:

@@ -15,7 +15,7 @@ from sweep.cli.parsers import tolerance as parse_tolerance
 from sweep.defaults import KV_TYPES
 from sweep.fit.hardware import ANY_RAM, allows_ram, parse_devices, with_ram, with_reserve
 from sweep.kv_cache import KVCache
-from sweep.target import Target
+from sweep.target import Constraint, Target
 
 YES, NO, ON, OFF = "yes", "no", "on", "off"
 
@@ -53,7 +53,7 @@ FIT_FIELDS = (
 """The dialog of the Fit screen shows them in this order. The texts of their values have the same form as on the command
 line; those of flags are one of `values`."""
 
-TARGET_FIELDS = ("min_tps", "max_kld", "min_recovery")
+TARGET_FIELDS = tuple(bound.value for bound in Constraint)
 """The fields of the target, in the order of its bounds."""
 
 ADVICE_FIELDS = (*TARGET_FIELDS, "tolerance")

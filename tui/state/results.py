@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from converters.errors import InputError
@@ -11,12 +11,13 @@ from sweep.analysis.advice import Advice
 from sweep.analysis.plots import Cost, Measure, costs, measures
 from sweep.analysis.ptq_study import study_comparison
 from sweep.analysis.trust import trust_notes
-from sweep.commands.run_advice import RunQuestion, advise_on_run
+from sweep.commands.run_advice import advise_on_run
 from sweep.record import Record
 from sweep.results.history import find_run
 from sweep.results.plan import Plan
 from sweep.results.records import notes, records
 from sweep.results.store import Store
+from sweep.run_question import NO_QUESTION, RunQuestion
 from sweep.workspace import Workspace
 from tui.state.fit_answer import fit_elsewhere
 from tui.state.session import Limit
@@ -38,17 +39,24 @@ class Results:
     costs: tuple[Cost, ...]
     notes: tuple[str, ...]
     limit: Limit | None = None
+    question: RunQuestion = NO_QUESTION  # what the advice was asked
+    asked: str = ""  # which options of the run it was asked, in words
 
     def row(self, variant: str) -> Record | None:
         return next((row for row in self.rows if row.variant == variant), None)
 
 
 def read_results(
-    workspace: Workspace, run: str | None, limit: Limit | None = None, question: RunQuestion | None = None
+    workspace: Workspace,
+    run: str | None,
+    limit: Limit | None = None,
+    given: RunQuestion = NO_QUESTION,
+    as_asked: Callable[[Plan], Plan] = lambda plan: plan,
 ) -> Results:
-    """The results of this run, or of the latest one; `question` is what the advice is asked. Raises InputError if there
-    is none."""
-    plan = find_run(workspace, run)
+    """The results of this run, or of the latest one. The advice is asked what the run of `as_asked(plan)` was started
+    with; what is `given` replaces it. Raises InputError if there is no run."""
+    plan = as_asked(find_run(workspace, run))
+    question = plan.question.overridden(given)
     with Store(workspace.database) as store:
         rows, remarks = tuple(figures.by_size(records(plan, store))), notes(plan, store)
     pareto, measure = pareto_sets.set_for_tables(rows)
@@ -56,7 +64,7 @@ def read_results(
     return Results(
         plan=plan,
         rows=rows,
-        choice=_choice(rows, plan, workspace, limit, question or RunQuestion()),
+        choice=_choice(rows, plan, workspace, limit, question),
         pareto=pareto,
         pareto_measure=measure,
         tests=figures.task_tests(rows),
@@ -66,6 +74,8 @@ def read_results(
         costs=tuple(costs(rows)),
         notes=(*trust_notes(rows), *remarks, *(() if study is None else study.notes)),
         limit=limit,
+        question=question,
+        asked=plan.question.origin_words(given),
     )
 
 

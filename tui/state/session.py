@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from converters.errors import InputError
 from tui.state.draft import Draft
-from tui.state.question import TARGET_FIELDS, Question
+from tui.state.question import ADVICE_FIELDS, FIT_FIELDS, TARGET_FIELDS, Question
 from tui.state.remembered import Remembered, remember
 
 if TYPE_CHECKING:
     from sweep.commands.launch import Command, Launch
-    from sweep.commands.run_advice import RunQuestion
+    from sweep.results.plan import Plan
+    from sweep.run_question import RunQuestion
     from sweep.workspace import Workspace
 
 
@@ -46,6 +47,7 @@ class Session:
     remembered: Remembered = field(default_factory=Remembered)
     _can_write: bool = True  # until what is remembered could not be written
     _shared: tuple[str, ...] = ()  # what both screens had when they were last made equal
+    _decided: dict[str, set[str]] = field(default_factory=dict)  # by run, see `decide`
 
     def __post_init__(self) -> None:
         if self.remembered.question is not None:
@@ -87,15 +89,33 @@ class Session:
 
     @property
     def run_question(self) -> RunQuestion:
-        """What the advice on a run is asked. The GPUs count if they were chosen for results, or if there is a target;
-        the RAM next to them only if its size was typed. Raises InputError for a target or tolerance that is not valid.
+        """What the advice on a run is asked here. The GPUs count if they were chosen for results, or if there is a
+        target; the RAM next to them only if its size was typed. Raises InputError for a target or tolerance that is not
+        valid.
         """
-        from sweep.commands.run_advice import RunQuestion
+        from sweep.run_question import RunQuestion
 
         question = self.question
         is_placed = question.gpus and (self.limit is not None or question.target)
         ram = (f"{question.value('ram')} RAM",) if question.value("ram") and question.offload else ()
         return RunQuestion(question.tolerance, question.target, (*question.gpus, *ram) if is_placed else ())
+
+    def as_asked(self, plan: Plan) -> Plan:
+        """The plan of a run without those parts of what its advice was asked that were decided here."""
+        from sweep.run_question import NO_QUESTION
+
+        decided = {name: getattr(NO_QUESTION, name) for name in self._decided.get(plan.run, ())}
+        return replace(plan, question=replace(plan.question, **decided))
+
+    def decide(self, run: str, *names: str) -> None:
+        """Ask about this run what is asked here, not what it was started with: in these fields of RunQuestion."""
+        self._decided.setdefault(run, set()).update(names)
+
+    def question_on(self, question: RunQuestion) -> Question:
+        """The question of the Fit screen, with the target and the tolerance that a run is asked about."""
+        words = {option: text.partition(" ")[2] for option, text in question.options.items()}
+        typed = {one.name: words[one.option] for one in FIT_FIELDS if one.name in ADVICE_FIELDS and one.option in words}
+        return self.question.with_typed(**typed)
 
     # --- between sessions -------------------------------------------------------------------------------------------
 

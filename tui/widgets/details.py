@@ -132,7 +132,11 @@ def _task(results: Results, variant: str, task: str, scale: int, colours: Palett
 
 def which_to_run(results: Results, colours: Palette) -> Text:
     """The whole recommendation, which does not fit on a narrow screen."""
-    words = results.choice.reason if results.choice else "Only one variant: nothing to choose between."
+    words = (
+        f"{results.choice.reason} {results.asked}".rstrip()
+        if results.choice
+        else "Only one variant: nothing to choose between."
+    )
     return Text("\n").join([_head("Which variant to run", colours), Text(fmt.plain(words), colours.ink)])
 
 
