@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,9 @@ def text_for(model: ResolvedModel, chosen: Path | None, parse_special: bool, wor
     if name is not None:
         builtins = presets.builtin_models()
         if name not in (*builtins, _WIKITEXT):
+            known = " or ".join(builtins)
             raise InputError(
-                f"{chosen}: there is no such text file (--perplexity); give a file, {_WIKITEXT}, or {_or(builtins)}"
+                f"{chosen}: there is no such text file (--perplexity); give a file, {_WIKITEXT}, or {known}"
             )
         builtin = builtins.get(name)
     if builtin is not None:
@@ -85,14 +87,27 @@ def texts_for(
         if one.file.identity in seen:
             raise InputError(f"{one.name} is the same text as {seen[one.file.identity].name}; give it once")
         seen[one.file.identity] = one
-    names = [one.name for one in found]
-    return tuple(one if names.count(one.name) == 1 else _with_folder(one) for one in found)
+    return _with_own_names(_with_own_names(found, _in_folder), _with_hash)
 
 
-def _with_folder(text: FoundText) -> FoundText:
-    """A text with its folder in its name, because another text has the same name."""
-    folder = Path(text.file.file.name).parent.name
-    return replace(text, file=replace(text.file, name=f"{folder}/{text.file.name}"))
+def _with_own_names(texts: Iterable[FoundText], rename: Callable[[TextFile], str]) -> tuple[FoundText, ...]:
+    """The texts; those that share a name get another, if that tells them apart."""
+    texts = tuple(texts)
+    shared = {name for name, count in Counter(one.name for one in texts).items() if count > 1}
+    new = [rename(one.file) if one.name in shared else one.name for one in texts]
+    return tuple(
+        one if new.count(name) > 1 else replace(one, file=replace(one.file, name=name))
+        for one, name in zip(texts, new, strict=True)
+    )
+
+
+def _in_folder(text: TextFile) -> str:
+    return f"{Path(text.file.name).parent.name}/{text.name}"
+
+
+def _with_hash(text: TextFile) -> str:
+    """The name with the beginning of the hash of the content: what came through a pipe has no name of its own."""
+    return f"{text.name} {text.identity[:8]}"
 
 
 def calibration_text(
@@ -126,10 +141,6 @@ def calibration_text(
         near = difflib.get_close_matches(chosen, [*known, *builtins], n=1) or [*known, *builtins]
         raise InputError(f"{chosen}: there is no such text (--calibration); give a file or {', '.join(near)}")
     return _published(chosen, known[chosen], "--calibration", parse_special)
-
-
-def _or(names: Iterable[str]) -> str:
-    return " or ".join(names)
 
 
 def text_only_warning(text: FoundText | None, model: Path) -> str | None:
