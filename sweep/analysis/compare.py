@@ -75,9 +75,15 @@ class _ComparedRun:
     def side(self) -> Side:
         return Side(self.plan.run, self.plan.about["model"], self.plan.reference)
 
-    def reference(self, variant: str) -> str | None:
-        """Identifies the reference and the windows of a variant's divergence. None without a text."""
-        return reference_units(self.plan, variant)
+    @property
+    def texts(self) -> dict[str, tuple[str, str]]:
+        """By identity of a text: the name of its cells, and its own name. The first text comes first."""
+        jobs = ((cell.name, cell.job) for cell in self.plan.cells)
+        return {job.text.identity: (name, job.text.name) for name, job in jobs if isinstance(job, TextJob)}
+
+    def reference(self, variant: str, name: str) -> str | None:
+        """Identifies the reference and the windows of a variant's divergence on a text. None without the text."""
+        return reference_units(self.plan, variant, name)
 
     @property
     def model(self) -> str:
@@ -207,15 +213,19 @@ def _holm(found: list[_Difference]) -> list[_Difference]:
     return [replace(entry, p_holm=float(p)) for entry, p in zip(found, adjusted, strict=True)]
 
 
-def _is_comparable(a: _ComparedRun, b: _ComparedRun, pair: tuple[str, str], name: str, notes: _Notes) -> bool:
-    """Whether both sides have the figure, from two different measurements. If not, a note says why."""
-    missing = [(run, variant) for run, variant in ((a, pair[0]), (b, pair[1])) if run.result(variant, name) is None]
-    for run, variant in missing:
+def _is_comparable(
+    a: _ComparedRun, b: _ComparedRun, pair: tuple[str, str], names: tuple[str, str], notes: _Notes
+) -> bool:
+    """Whether both sides have the figure, from two different measurements. `names` are those of its cells in A and in
+    B. If not, a note says why."""
+    sides = tuple(zip((a, b), pair, names, strict=True))
+    missing = [(run, variant, name) for run, variant, name in sides if run.result(variant, name) is None]
+    for run, variant, name in missing:
         notes.add_figure(f"{run.why_missing(variant, name)} in {run.plan.run}", variant, name)
     if missing:
         return False
-    if a.key(pair[0], name) == b.key(pair[1], name):
-        notes.add_figure("Not compared, because both runs share one measurement", pair[0], name)
+    if a.key(pair[0], names[0]) == b.key(pair[1], names[1]):
+        notes.add_figure("Not compared, because both runs share one measurement", pair[0], names[0])
         return False
     return True
 
@@ -229,7 +239,7 @@ def _tasks(
             notes.add(f"Tasks only in {alone.plan.run}: {', '.join(only)}.")
     for pair in pairs:
         for task in (task for task in a.tasks if task in b.tasks):
-            if not _is_comparable(a, b, pair, task, notes):
+            if not _is_comparable(a, b, pair, (task, task), notes):
                 continue
             result_a, result_b = a.task(pair[0], task), b.task(pair[1], task)
             assert result_a is not None
@@ -318,19 +328,37 @@ def _losses(a: _ComparedRun, b: _ComparedRun, pairs: list[tuple[str, str]], stor
 
 
 def _text(a: _ComparedRun, b: _ComparedRun, pairs: list[tuple[str, str]], notes: _Notes) -> Iterator[TextDifference]:
+    own, other = a.texts, b.texts
+    shared = [text for text in own if text in other]
+    for run, texts in ((a, own), (b, other)):
+        only = [name for text, (_, name) in texts.items() if text not in shared]
+        if shared and only:
+            notes.add(f"Texts only in {run.plan.run}: {', '.join(only)}.")
+    for text in shared:
+        named = own[text][1] if len(shared) > 1 else ""
+        yield from _one_text(a, b, pairs, (own[text][0], other[text][0]), named, notes)
+    if not shared:
+        yield from _one_text(a, b, pairs, ("text", "text"), "", notes)
+
+
+def _one_text(
+    a: _ComparedRun, b: _ComparedRun, pairs: list[tuple[str, str]], names: tuple[str, str], text: str, notes: _Notes
+) -> Iterator[TextDifference]:
+    """The differences over one text: `names` are those of its cells in A and in B, `text` is its own; empty if there is
+    only one."""
     for pair in pairs:
-        references = a.reference(pair[0]), b.reference(pair[1])
+        references = a.reference(pair[0], names[0]), b.reference(pair[1], names[1])
         same_reference = references[0] is not None and references[0] == references[1]
         if references == (None, None):
             continue
-        if not _is_comparable(a, b, pair, "text", notes):
+        if not _is_comparable(a, b, pair, names, notes):
             continue
-        first, second = a.result(pair[0], "text"), b.result(pair[1], "text")
+        first, second = a.result(pair[0], names[0]), b.result(pair[1], names[1])
         before, after = first.perplexity.window_nll, second.perplexity.window_nll
         same_windows = first.windows_sha256 is not None and first.windows_sha256 == second.windows_sha256
         proven = (same_reference or same_windows) and len(before) == len(after)
         if proven:
-            yield _text_difference(pair, "perplexity", before, after)
+            yield _text_difference(pair, "perplexity", before, after, text)
         else:
             notes.add("Perplexity is not compared: it is not certain that both runs scored the same tokens.")
         if first.divergence is None and second.divergence is None:
@@ -338,16 +366,16 @@ def _text(a: _ComparedRun, b: _ComparedRun, pairs: list[tuple[str, str]], notes:
         if not same_reference:
             notes.add(_other_reference(a, b, pair))
         elif proven and first.divergence is not None and second.divergence is not None:  # a reference has none
-            yield _text_difference(pair, "divergence", first.divergence.window_kld, second.divergence.window_kld)
+            yield _text_difference(pair, "divergence", first.divergence.window_kld, second.divergence.window_kld, text)
 
 
 def _text_difference(
-    pair: tuple[str, str], figure: str, windows_a: Sequence[float], windows_b: Sequence[float]
+    pair: tuple[str, str], figure: str, windows_a: Sequence[float], windows_b: Sequence[float], text: str
 ) -> TextDifference:
     """From the means of the windows, which all have the same number of tokens."""
     before, after = np.array(windows_a), np.array(windows_b)
     a, b = (float(np.exp(row.mean()) if figure == "perplexity" else row.mean()) for row in (before, after))
-    return TextDifference(*pair, figure, a, b, compare_differences(after - before), p_holm=1.0)
+    return TextDifference(*pair, figure, a, b, compare_differences(after - before), p_holm=1.0, text=text)
 
 
 def _other_reference(a: _ComparedRun, b: _ComparedRun, pair: tuple[str, str]) -> str:

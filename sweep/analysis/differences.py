@@ -86,7 +86,8 @@ class TextDifference(Difference):
     """Perplexity or KL divergence over the same windows. `a` and `b` are the two figures; lower is better.
 
     `difference` is in nats per token: ln(PPL b / PPL a) for "perplexity", KLD b - KLD a for "divergence". Windows are
-    the independent units. `p_holm` is corrected over all text differences.
+    the independent units. `p_holm` is corrected over all text differences. `text` is the name of the text; empty if
+    the runs have only one in common.
     """
 
     variant_a: str
@@ -97,6 +98,7 @@ class TextDifference(Difference):
     difference: PairedDifference
     p_holm: float
     higher_is_better: bool = False
+    text: str = ""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import scipy  # scipy.special takes 0.15 s to load; this defers it to its first 
 
 from sweep import format as fmt
 from sweep import statistics
-from sweep.record import Record, TaskScore, Value
+from sweep.record import Divergence, ImageDivergence, Record, TaskScore, Value
 
 ALPHA = statistics.ALPHA
 
@@ -155,8 +155,13 @@ def files_bytes(record: Record) -> int | None:
 
 
 def kld(record: Record) -> Figure | None:
-    """Mean KL divergence in nats per token."""
-    return None if record.divergence is None else figure(record.divergence.kld_mean, record.divergence.kld_stderr)
+    """Mean KL divergence in nats per token; with several texts, that of the first."""
+    return None if record.divergence is None else divergence(record.divergence)
+
+
+def divergence(found: Divergence | ImageDivergence) -> Figure | None:
+    """The mean of a divergence, in nats per token."""
+    return figure(found.kld_mean, found.kld_stderr)
 
 
 def perplexity(record: Record) -> Figure | None:

@@ -28,7 +28,8 @@ NEAR = 4.0
 class ExpectedKld:
     """A mean KL divergence in nats per token with its 95 % interval; `source` is "prior" or "measured".
 
-    `basis` says what a prior rests on, or for which tokens a divergence was measured if not for those of a text.
+    `basis` says what a prior rests on, or for which tokens a divergence was measured, if not for those of the run's
+    only text.
     """
 
     value: float

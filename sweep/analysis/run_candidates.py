@@ -80,15 +80,15 @@ def _kld(record: Record, records: Sequence[Record]) -> ExpectedKld | None:
     kld = figures.kld(record)
     if kld is None:
         return None
-    of_text = measured_kld(MeasuredKld(kld.value, kld.stderr or 0.0, record.reference or "", ""))
-    after_images = (
-        replace(
-            measured_kld(MeasuredKld(found.kld_mean, found.kld_stderr or 0.0, record.reference or "", "")),
-            basis=f"right answers to {task}",
-        )
-        for task, found in record.image_divergence.items()
-    )
-    return max([of_text, *after_images], key=lambda one: one.value)  # who reads images must be content with both
+    others = {
+        f"tokens of {name}": one.divergence for name, one in record.other_texts.items() if one.divergence is not None
+    }
+    first = "" if not record.other_texts or record.text is None else f"tokens of {record.text.name}"
+    images = {f"right answers to {task}": one for task, one in record.image_divergence.items()}
+    found = [(first, kld)]
+    found += [(name, own) for name, one in (others | images).items() if (own := figures.divergence(one)) is not None]
+    basis, worst = max(found, key=lambda one: one[1].value)  # who uses them all must be content with each
+    return replace(measured_kld(MeasuredKld(worst.value, worst.stderr or 0.0, record.reference or "", "")), basis=basis)
 
 
 def _any_kld(records: Sequence[Record]) -> bool:

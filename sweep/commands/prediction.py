@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sweep.execution.cells_to_run import cells_to_run
 from sweep.format import duration
+from sweep.jobs.registry import SPEED
 from sweep.jobs.text import share_of_text
 from sweep.planning.effort import Effort
 from sweep.planning.prepare import Sweep
@@ -43,4 +44,6 @@ def effort_words(sweep: Sweep) -> str | None:
         part = "" if windows is None else f"the first {windows} windows"
         whole = all(share == 1.0 for share in shares)
         parts.append(f"text: {'all of it' if whole else part}")
+    if not sweep.inputs.measure or SPEED in sweep.inputs.measure:
+        parts.append(f"speed: {sweep.inputs.speed_seconds:g} s")
     return f"Effort {effort}: {'; '.join(parts)}."

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 import presets
 from converters.errors import InputError
+from sweep.defaults import SPEED_SECONDS
 
 
 class Effort(StrEnum):
@@ -22,12 +23,13 @@ class Extent:
     """What a level of effort means.
 
     `limit` is the number of items per task; None: the default. `all_items`: tasks that have a default limit have none.
-    `text_tokens` is how much of each text is read; None: all.
+    `text_tokens` is how much of each text is read; None: all. `speed_seconds` is the time for the timings of speed.
     """
 
     limit: int | None = None
     all_items: bool = False
     text_tokens: int | None = None
+    speed_seconds: float = SPEED_SECONDS
 
     def windows(self, window: int) -> int | None:
         """The number of windows of `window` tokens that are read of each text; None: all. At least two are."""

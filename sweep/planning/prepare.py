@@ -334,7 +334,7 @@ def _plan(
         other_texts=tuple(one.file for one in others),
         images=sweep_images(request, model, variants, tasks),
         measure=() if set(measure) == set(measurement_names()) else measure,
-        speed_seconds=request.speed_seconds,
+        speed_seconds=request.speed_seconds or extent.speed_seconds,
         depths=checked_depths(request.depth, model),
     )
     if isinstance(weights, PublishedGGUF):

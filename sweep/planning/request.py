@@ -7,10 +7,11 @@ from enum import StrEnum
 from pathlib import Path
 
 from presets.advice import Tolerance
-from sweep.defaults import IMAGE_CACHE_BYTES, SPEED_SECONDS
+from sweep.defaults import IMAGE_CACHE_BYTES
 from sweep.kv_cache import DEFAULT, KVCache
 from sweep.measure.task_options import ThinkingScoring
 from sweep.planning.effort import Effort
+from sweep.run_question import RunQuestion
 from sweep.target import Target
 
 
@@ -60,7 +61,7 @@ class Request:
     quant: str | None = None
     requantize: bool = False
     measure: tuple[str, ...] | None = None
-    speed_seconds: float = SPEED_SECONDS
+    speed_seconds: float | None = None
     depth: tuple[int, ...] = ()
     tasks: tuple[str, ...] | None = None
     task_data: Path | None = None

@@ -129,12 +129,17 @@ def _text_columns(rows: Sequence[TextDifference]) -> list[Column]:
     digits = fmt.decimals_for([row.difference.stderr for row in rows], least=4)
     figures = fmt.decimals_for([min(row.a, row.b) for row in rows if row.figure == "divergence"], least=4)
     return [
-        Column("figure", [Text(_FIGURES[row.figure]) for row in rows], inf, left=True),
+        Column("figure", [Text(_figure_name(row)) for row in rows], inf, left=True),
         Column("A", [Text(fmt.fixed(row.a, figures)) for row in rows], 6),
         Column("B", [Text(fmt.fixed(row.b, figures)) for row in rows], 7),
         *_difference_columns(rows, [(1, digits)] * len(rows), f"{_MINUS}, nats"),
         Column("windows", [Text(f"{row.difference.n:,}") for row in rows], 5),
     ]
+
+
+def _figure_name(row: TextDifference) -> str:
+    """The figure, with its text if there are several."""
+    return f"{_FIGURES[row.figure]}{f', {fmt.shorten(fmt.plain(row.text), 24)}' if row.text else ''}"
 
 
 def _difference_columns(
@@ -237,7 +242,7 @@ def _listed(rows: Sequence[_Difference], n_variants: int) -> str:
     """Tasks or figures, each with its variants if several are compared; a long list of variants is only counted."""
     by_name: dict[str, list[str]] = {}
     for row in rows:
-        name = _FIGURES[row.figure] if isinstance(row, TextDifference) else fmt.plain(row.task)
+        name = _figure_name(row) if isinstance(row, TextDifference) else fmt.plain(row.task)
         by_name.setdefault(name, []).append(_variants(row))
     parts = []
     for name, variants in by_name.items():

@@ -388,13 +388,13 @@ def _divergence(result: DivergenceResult | None, reference: TextResult | None) -
     return replace(result.figures, noise_floor=None if floor is None else floor.kld_mean)
 
 
-def reference_units(plan: Plan, variant: str) -> str | None:
-    """A name for a variant's reference and the scored windows. If it is equal for two variants, their divergences can
-    be compared window by window.
+def reference_units(plan: Plan, variant: str, name: str = "text") -> str | None:
+    """A name for a variant's reference and the scored windows of the text of cells with this name. If it is equal for
+    two variants, their divergences can be compared window by window.
 
     It is the key of the reference's text cell, or the path of a reference file. None if the run measures no text.
     """
-    jobs = {cell.variant: (cell.key, cell.job) for cell in plan.cells if cell.name == "text"}
+    jobs = {cell.variant: (cell.key, cell.job) for cell in plan.cells if cell.name == name}
     texts = {variant: (key, job) for variant, (key, job) in jobs.items() if isinstance(job, TextJob)}
     reference = plan.reference_of(variant)
     if reference in texts:

@@ -13,6 +13,7 @@ import presets
 from converters.errors import InputError
 from sweep.commands.prediction import effort_words, time_words
 from sweep.commands.run import prepare
+from sweep.jobs.speed import DepthJob, SpeedJob
 from sweep.jobs.task import TaskJob
 from sweep.jobs.text import TextJob, share_of_text
 from sweep.measure.task_options import TaskOptions
@@ -43,11 +44,22 @@ def test_a_level_sets_what_no_option_sets(tmp_path: Path) -> None:
     assert measured(planned(tmp_path, perplexity=text)) == ({None}, {None})
     quick = planned(tmp_path, perplexity=text, effort=Effort.QUICK)
     assert measured(quick) == ({50}, {64})  # 64 windows of 512 tokens
-    assert effort_words(quick) == "Effort quick: tasks: first 50 items; text: the first 64 windows."
+    assert effort_words(quick) == "Effort quick: tasks: first 50 items; text: the first 64 windows; speed: 4 s."
     assert measured(planned(tmp_path, perplexity=text, effort=Effort.QUICK, limit=7, window=256)) == ({7}, {128})
     normal, default = (planned(tmp_path, perplexity=text, effort=level).plan for level in (Effort.NORMAL, None))
     assert [cell.key for cell in normal.cells] == [cell.key for cell in default.cells]
     assert str(time_words(quick)).startswith("The time cannot be estimated")
+
+
+def test_a_level_sets_the_time_for_speed_and_an_option_has_priority(tmp_path: Path) -> None:
+    def seconds(**options: Any) -> set[float]:
+        jobs = [cell.job for cell in planned(tmp_path, depth=(128,), **options).plan.cells]
+        return {job.seconds for job in jobs if isinstance(job, SpeedJob | DepthJob)}
+
+    assert seconds() == seconds(effort=Effort.NORMAL) == {10.0}
+    assert seconds(effort=Effort.QUICK) == {4.0}
+    assert seconds(effort=Effort.THOROUGH) == {30.0}
+    assert seconds(effort=Effort.QUICK, speed_seconds=2.5) == {2.5}
 
 
 def test_a_text_that_is_surely_short_enough_is_measured_as_a_whole(tmp_path: Path) -> None:
@@ -98,6 +110,6 @@ def test_the_share_of_a_text_is_the_unit_of_its_time(tmp_path: Path) -> None:
 def test_the_dry_run_says_what_the_level_means_and_how_long_it_takes(tmp_path: Path) -> None:
     arguments = ("run", "micro", "--variants", "=Q4_K_M", "--effort", "quick", "--workspace", tmp_path, "--dry-run")
     printed = call(*arguments).stdout
-    assert "Effort quick: tasks: first 50 items; text: the first 64 windows." in printed
+    assert "Effort quick: tasks: first 50 items; text: the first 64 windows; speed: 4 s." in printed
     assert "The time cannot be estimated before it starts" in printed
     assert call(*arguments[:5], "fast", *arguments[6:]).returncode == 2

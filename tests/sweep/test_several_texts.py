@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +65,19 @@ def test_each_text_has_the_figures_that_it_has_alone(texts: tuple[Path, Path], t
     again = call("run", "micro", *PLAIN, "--perplexity", plain, "--perplexity", chat, "--workspace", tmp_path / "both")
     assert f"{name} KLD: the same over this text." in again.stdout
     (run,) = re.findall(r"^Run (\S+) in ", again.stdout, re.MULTILINE)
+    compared = call(
+        "compare", f"{run}:Q4_K_M", f"{run}:Q2_K", "--workspace", tmp_path / "both", "--format", "json"
+    ).stdout
+    deltas = {(one["text"], one["figure"]): one["b"] - one["a"] for one in json.loads(compared)["text"]}
+    own, other = both["Q4_K_M"], both["Q2_K"]
+    assert deltas == {
+        (text, figure): pytest.approx(after[figure][value] - before[figure][value])
+        for text, before, after in (
+            ("plain.txt", own, other),
+            (name, own["other_texts"][name], other["other_texts"][name]),
+        )
+        for figure, value in (("perplexity", "value"), ("divergence", "kld_mean"))
+    }
     call("report", run, "--csv", tmp_path / "records.csv", "--workspace", tmp_path / "both")
     heads = (tmp_path / "records.csv").read_text().splitlines()[0]
     assert f"other_texts.{name}.divergence.kld_mean" in heads
@@ -105,3 +123,32 @@ def test_a_bad_line_of_any_text_ends_the_run_before_it_starts(texts: tuple[Path,
     count = len(chat.read_text().splitlines())
     assert f"{bad}, line {count + 1}: is not a conversation" in ended.stderr
     assert not list((tmp_path / "w").rglob("*.gguf"))
+
+
+def test_texts_of_one_name_are_told_apart(texts: tuple[Path, Path], tmp_path: Path) -> None:
+    """Pipes have no name of their own, and folders may have the same name too: then the content tells them apart."""
+    words = [b"one " * 2_000, b"two " * 2_000]
+    with _piped(words[0]) as first, _piped(words[1]) as second:
+        request = Request(
+            variants="=Q4_K_M", tasks=("none",), perplexity=(first, second), workspace=tmp_path, dry_run=True
+        )
+        about = prepare(request, lambda _: None).plan.about
+    names = [f"text from a pipe {hashlib.sha256(one).hexdigest()[:8]}" for one in words]
+    assert [about["text"], *about["other_texts"]] == names
+    files = [tmp_path / folder / "same/a.txt" for folder in "xy"]
+    for file, content in zip(files, words, strict=True):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(content)
+    about = prepare(replace(request, perplexity=(*files, texts[0])), lambda _: None).plan.about
+    names = [f"a.txt {hashlib.sha256(one).hexdigest()[:8]}" for one in words]
+    assert [about["text"], *about["other_texts"]] == [*names, "plain.txt"]
+
+
+@contextmanager
+def _piped(content: bytes) -> Iterator[Path]:
+    """The path of a pipe with this content, as a shell gives it for <(COMMAND)."""
+    out, into = os.pipe()
+    with os.fdopen(out, "rb"), os.fdopen(into, "wb") as writer:
+        writer.write(content)
+        writer.close()
+        yield Path(f"/dev/fd/{out}")

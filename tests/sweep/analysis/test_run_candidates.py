@@ -13,8 +13,9 @@ from presets.advice import Tolerance, advice_rules
 from sweep.analysis.advice import Advice, to_json
 from sweep.analysis.candidate import Commands
 from sweep.analysis.run_candidates import advise_on_records
-from sweep.record import Divergence, Memory, Record, Speed, TaskScore
+from sweep.record import Divergence, MeasuredText, Memory, Record, Speed, TaskScore, TextFigures
 from sweep.statistics import compare_items
+from sweep.target import Target
 
 
 def without(record: Record, task: str) -> Record:
@@ -51,6 +52,21 @@ def test_the_order_of_the_records_does_not_matter(records):
 
 def test_a_divergence_that_is_noticed_is_paid_for_with_a_larger_file(records):
     assert advise_on_records([with_kld(r, 0.01) if r.variant == "Q4_K_M" else r for r in records]).variant == "Q5_K_M"
+
+
+def test_of_several_texts_the_one_on_which_a_variant_loses_most_decides(records):
+    def with_code(record: Record, mean: float) -> Record:
+        own = TextFigures(record.perplexity, replace(record.divergence, kld_mean=mean, kld_stderr=mean / 30))
+        return replace(record, text=MeasuredText("words", "w", 512), other_texts={"code.py": own})
+
+    losses = {"Q2_K": 0.5, "Q3_K_M": 0.2, "Q4_K_M": 0.018, "Q5_K_M": 0.0005, "Q6_K": 0.0002, "Q8_0": 0.0001}
+    several = [with_code(one, losses[one.variant]) if one.variant in losses else one for one in records]
+    found = advise_on_records(several, "micro")
+    assert found.variant == "Q5_K_M"
+    assert "Its measured KL divergence at the tokens of words is 0.00097 nats" in found.reason
+    bound = advise_on_records(several, "micro", target=Target(max_kld=0.02))
+    assert bound.variant == "Q4_K_M"
+    assert "at the tokens of code.py is 0.018 nats" in bound.reason
 
 
 def test_every_other_variant_has_a_reason(records):
