@@ -205,6 +205,10 @@ class Value:
     decimals: int = 3
 
 
+MOST_SAMPLES = 4096
+"""Values of a figure that JSON holds, about 40 kB: the windows of WikiText-2, and the items of most tasks."""
+
+
 @dataclass(frozen=True)
 class Samples:
     """The values that a figure is the mean of: one per unit, float64 (n,). A unit is a window of the text or an item.
@@ -216,6 +220,14 @@ class Samples:
     units: str
     values: NDArray[np.float64]
     clusters: NDArray[np.intp] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        values = [float(f"{value:.9g}") for value in self.values]
+        return {
+            "units": self.units,
+            "values": values,
+            "clusters": None if self.clusters is None else self.clusters.tolist(),
+        }
 
 
 @dataclass(frozen=True)
@@ -291,7 +303,7 @@ class Record:
     - `other_texts`: by name, the texts that were measured beside it.
     - `study`: the figures of a published study for the same model, method and bits (see presets.ptq_study).
     - `samples`: the values that figures are means of ("kld" and "nll" in nats per window, "task NAME" per item), to
-      compare any two variants. They are not part of the JSON.
+      compare any two variants. They are part of the JSON of `sweep report --json` and `sweep run --format json`.
     """
 
     variant: str
@@ -322,7 +334,11 @@ class Record:
     speed_at_depth: dict[str, DepthSpeed] = field(default_factory=dict)
     samples: dict[str, Samples] = field(default_factory=dict, compare=False, repr=False)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, *, samples: bool = False) -> dict[str, Any]:
+        """The fields; with `samples`, also the values of up to MOST_SAMPLES units of a figure, rounded to 9 digits."""
         row = asdict(replace(self, samples={}))
         del row["samples"]
+        if samples:
+            few = {name: own for name, own in self.samples.items() if own.values.size <= MOST_SAMPLES}
+            row["samples"] = {name: own.to_json() for name, own in few.items()}
         return row

@@ -46,8 +46,8 @@ def compare(
     Task scores are compared item by item, perplexity and KL divergence window by window. Variants with the same name
     are compared with each other.
 
-    With a file, figures are compared without pairing, and only if both sides measured the same text in the same windows
-    against the same reference.
+    With a file, figures are compared only if both sides measured the same text in the same windows against the same
+    reference. They are paired where both sides have the values of their windows and items.
     """
     from sweep.analysis.record_files import is_record_file
 
@@ -72,13 +72,14 @@ def compare(
 
 def _compare_files(first: str, second: str, variant: str | None, workspace: Path | None, output: Output) -> int:
     from sweep.commands.compare_records import compare_files
+    from sweep.report.csv_json import finite
     from sweep.report.record_comparison import record_lines, render_record_comparison
     from sweep.workspace import Workspace, default_root
 
     space = Workspace((workspace or default_root()).expanduser().absolute())
     found = compare_files(space, first, second, variant)
     if output.is_json:
-        output.line({"event": "compared_records", **found.to_json()})
+        output.line({"event": "compared_records", **finite(found.to_json())})
     elif output.format is Format.QUIET:
         for line in record_lines(found):
             output.show(escape(line))

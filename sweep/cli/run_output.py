@@ -58,7 +58,7 @@ def show_results(
     advice, said = advise_as_asked(rows, plan, workspace, given)
     page = write_html(rows, description, folder / "report.html", advice, changed)
     if output.is_json:
-        shown = [finite(row.to_json()) for row in rows]
+        shown = [finite(row.to_json(samples=True)) for row in rows]
         told = finite(advice_to_json(advice, model_as_typed(plan), workspace.arguments))
         output.line({"event": "finished", "run": plan.run, "records": shown, "notes": remarks, "advice": told})
     else:

@@ -5,14 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from converters.errors import InputError
-from sweep.analysis.record_files import (
-    RecordComparison,
-    RecordSet,
-    compare_records,
-    is_record_file,
-    of_records,
-    read_record_file,
-)
+from sweep.analysis.record_differences import RecordComparison, compare_records
+from sweep.analysis.record_files import RecordSet, is_record_file, of_records, read_record_file
 from sweep.results.history import find_variant
 from sweep.results.records import records
 from sweep.results.store import Store

@@ -36,16 +36,16 @@ def finite(value: Any) -> Any:
 
 
 def to_json_lines(records: Sequence[Record], models: Sequence[str] = ()) -> str:
-    """One JSON object per line and variant, as `Record.to_json` gives it. What was not measured is null.
+    """One JSON object per line and variant, as `Record.to_json` gives it with samples. What was not measured is null.
 
     `models`: the model of each record, for records of several models.
     """
-    rows = _with_models(records, models)
+    rows = _with_models(records, models, samples=True)
     return "".join(f"{json.dumps(finite(row), allow_nan=False)}\n" for row in rows)
 
 
-def _with_models(records: Sequence[Record], models: Sequence[str]) -> list[dict[str, Any]]:
-    rows = [record.to_json() for record in records]
+def _with_models(records: Sequence[Record], models: Sequence[str], *, samples: bool = False) -> list[dict[str, Any]]:
+    rows = [record.to_json(samples=samples) for record in records]
     return [{"model": model, **row} for model, row in zip(models, rows, strict=True)] if models else rows
 
 

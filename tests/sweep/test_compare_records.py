@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 from command_line import call
 from stored_runs import Stored, items
 
@@ -47,8 +48,11 @@ def compared(space: Workspace, file: Path, *more: str) -> dict[str, Any]:
 
 
 def test_differences_are_those_of_the_figures(space: Workspace, theirs: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Of records without samples, as earlier versions wrote them, nothing is paired."""
     rows = json.loads(json.dumps(theirs))
     rows[1]["divergence"]["kld_mean"] += 0.5
+    for row in rows:
+        del row["samples"]
     found = compared(space, written(tmp_path, rows))
     deltas = {(one["variant"], one["figure"]): one["delta"] for one in found["differences"]}
     assert deltas.pop(("Q4", "KL divergence")) == pytest.approx(0.5)
@@ -57,6 +61,39 @@ def test_differences_are_those_of_the_figures(space: Workspace, theirs: list[dic
     error = theirs[1]["divergence"]["kld_stderr"]
     one = next(one for one in found["differences"] if (one["variant"], one["figure"]) == ("Q4", "KL divergence"))
     assert one["stderr"] == pytest.approx(hypot(error, error))
+    assert {one["paired"] for one in found["differences"]} == {None}
+    assert "Nothing is paired" in call("compare", "one", tmp_path / "theirs.jsonl", "--workspace", space.root).stdout
+
+
+def test_what_both_sides_have_by_window_and_item_is_paired(space: Workspace, tmp_path: Path) -> None:
+    """As between two runs of one workspace; the p value of a text is that of scipy's paired t test."""
+    noise = np.cos(np.arange(8)) / 50
+    text = {name: (nll + noise, None if kld is None else kld * (1 + noise)) for name, (nll, kld) in TEXT.items()}
+    tasks = {"t": {name: items([1.0, 1.0, 0.0, 1.0]) for name in TEXT}}
+    theirs = Workspace(tmp_path / "theirs")
+    theirs.root.mkdir()
+    Stored("other", tasks, text, windows="tokens").put(theirs)
+    Stored("two", tasks, text, windows="tokens").put(space)
+    printed = call("report", "other", "--json", "--workspace", theirs.root).stdout
+    rows = [json.loads(line) for line in printed.splitlines()]
+    found = {(one["variant"], one["figure"]): one for one in compared(space, written(tmp_path, rows))["differences"]}
+    runs = json.loads(call("compare", "one", "two", "--workspace", space.root, "--format", "json").stdout)
+    between = {(one["variant_a"], one["figure"]): one["difference"] for one in runs["text"]}
+    between |= {(one["variant_a"], one["task"]): one["difference"] for one in runs["tasks"]}
+    for (variant, figure), one in found.items():
+        if figure != "KL divergence":  # between runs that measured the reference apart it is not compared
+            expected = between[variant, figure]
+            assert one["paired"].pop("clusters") is expected.pop("clusters") is None
+            assert one["paired"] == pytest.approx(expected, rel=1e-6)
+    a, b = TEXT["Q2"][0], text["Q2"][0]
+    own = found["Q2", "perplexity"]
+    assert own["paired"]["p_value"] == pytest.approx(scipy.stats.ttest_rel(b, a).pvalue, rel=1e-5)
+    assert own["paired"]["delta"] == pytest.approx(np.log(own["b"] / own["a"]), rel=1e-6)
+    assert found["Q4", "t"]["paired"]["p_value"] == 1.0  # McNemar: one item won, one lost
+    rows[1]["samples"].pop("kld")
+    table = " ".join(call("compare", "one", written(tmp_path, rows), "--workspace", space.root).stdout.split())
+    assert "Differences with a p are paired by window or item" in table
+    assert "KL divergence is not paired" in table
 
 
 def test_the_output_of_a_run_is_read_too(space: Workspace, theirs: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -1,0 +1,162 @@
+"""Compares the records of two machines, if both measured the same text against the same reference.
+
+Where both have the values of the windows or items, differences are paired, as in a comparison of two runs. Where one
+has not, a difference has the errors of both sides, which is too much for figures over the same text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import hypot, sqrt
+from typing import Any
+
+import numpy as np
+
+from converters.errors import InputError
+from sweep.analysis.record_files import SOURCES, RecordSet, SharedRecord
+from sweep.record import Samples
+from sweep.statistics import PairedDifference, compare_differences
+
+
+@dataclass(frozen=True)
+class SharedDifference:
+    """One figure of one variant in A and B. `delta` is b - a and `stderr` its error; None if one side has no error.
+
+    `paired` is the difference by window or item; None if one side has no such values. Of a perplexity it is
+    ln(PPL b / PPL a), in nats per token.
+    """
+
+    variant: str
+    figure: str
+    a: float
+    b: float
+    delta: float
+    stderr: float | None
+    paired: PairedDifference | None = None
+
+
+@dataclass(frozen=True)
+class RecordComparison:
+    """The differences between two sets of records: text figures and tasks, then speeds. `notes` say what is not
+    compared."""
+
+    a: str
+    b: str
+    text: str | None
+    reference: str
+    differences: tuple[SharedDifference, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare_records(a: RecordSet, b: RecordSet, pairs: Sequence[tuple[str, str]]) -> RecordComparison:
+    """B minus A for these pairs of variants. Raises InputError if text, windows or reference differ, or if the two have
+    no figure in common."""
+    _require_same_conditions(a, b, pairs)
+    differences: list[SharedDifference] = []
+    notes: dict[str, None] = {}
+    for first, second in pairs:
+        own, other = a.records[first], b.records[second]
+        name = first if first == second else f"{first} and {second}"
+        windows = own.windows_sha256 is not None and own.windows_sha256 == other.windows_sha256
+        for figure, x, y, errors, samples in (
+            ("KL divergence", own.kld, other.kld, (own.kld_stderr, other.kld_stderr), "kld"),
+            ("perplexity", own.perplexity, other.perplexity, (own.perplexity_stderr, other.perplexity_stderr), "nll"),
+        ):
+            paired = _paired(own.samples.get(samples), other.samples.get(samples)) if windows else None
+            differences += _difference(name, figure, x, y, errors, paired)
+        for task, score in own.tasks.items():
+            against = other.tasks.get(task)
+            if against is None:
+                continue
+            if (score.metric, score.n) != (against.metric, against.n):
+                notes[
+                    f"{task} is not compared: {score.n:,} items by {score.metric} in A, {against.n:,} by "
+                    f"{against.metric} in B."
+                ] = None
+                continue
+            items, theirs = own.samples.get(f"task {task}"), other.samples.get(f"task {task}")
+            same = items is not None and theirs is not None and items.units == theirs.units
+            paired = _paired(items, theirs) if same else None
+            differences += _difference(name, task, score.value, against.value, (score.stderr, against.stderr), paired)
+        speed = "decode t/s" if own.device == other.device else f"decode t/s ({own.device}, {other.device})"
+        differences += _difference(name, speed, own.tokens_per_s, other.tokens_per_s, (None, None))
+    if not differences:
+        raise InputError(f"{a.name} and {b.name}: the compared variants have no figure in common")
+    texts = [one for one in a.records.values() if one.text_sha256 is not None]
+    return RecordComparison(
+        a.name,
+        b.name,
+        None if not texts else f"{texts[0].text_name}, windows of {texts[0].window} tokens",
+        next((one.reference for one in a.records.values() if one.reference is not None), "none"),
+        tuple(differences),
+        tuple(notes),
+    )
+
+
+def _difference(
+    variant: str,
+    figure: str,
+    a: float | None,
+    b: float | None,
+    errors: tuple[float | None, float | None],
+    paired: PairedDifference | None = None,
+) -> list[SharedDifference]:
+    if a is None or b is None:
+        return []
+    if paired is not None:
+        scale = sqrt(a * b) if figure == "perplexity" else 1.0  # of the logarithm's error, to first order
+        return [SharedDifference(variant, figure, a, b, b - a, scale * paired.stderr, paired)]
+    first, second = errors
+    stderr = None if first is None or second is None else hypot(first, second)
+    return [SharedDifference(variant, figure, a, b, b - a, stderr)]
+
+
+def _paired(a: Samples | None, b: Samples | None) -> PairedDifference | None:
+    """B minus A over the same units; None if a side has no values, or others."""
+    if a is None or b is None or a.values.shape != b.values.shape or not a.values.size:
+        return None
+    if not (np.isfinite(a.values).all() and np.isfinite(b.values).all()):
+        return None
+    binary = all(bool(np.isin(one.values, (0.0, 1.0)).all()) for one in (a, b))
+    return compare_differences(b.values - a.values, a.clusters, binary=binary, fewest=2)
+
+
+def _require_same_conditions(a: RecordSet, b: RecordSet, pairs: Sequence[tuple[str, str]]) -> None:
+    """Raises InputError if the text, its windows or the reference of a pair differ."""
+    for first, second in pairs:
+        own, other = a.records[first], b.records[second]
+        if own.reference != other.reference:
+            raise InputError(
+                f"{a.name} and {b.name}: the references differ: {own.reference} and {other.reference}; their losses "
+                "have no common zero"
+            )
+        if not (own.has_text and other.has_text):
+            continue
+        for side, one in ((a, own), (b, other)):
+            if one.text_sha256 is None:
+                raise InputError(
+                    f"{side.name}: the records do not say which text they are from; write them again with {SOURCES} "
+                    "of this version"
+                )
+        if own.text_sha256 != other.text_sha256:
+            raise InputError(
+                f"{a.name} and {b.name}: the texts differ: {own.text_name} (hash {str(own.text_sha256)[:8]}) and "
+                f"{other.text_name} (hash {str(other.text_sha256)[:8]})"
+            )
+        if (own.window, own.stride) != (other.window, other.stride):
+            raise InputError(f"{a.name} and {b.name}: the windows differ: {_window(own)} and {_window(other)}")
+        if own.windows_sha256 and other.windows_sha256 and own.windows_sha256 != other.windows_sha256:
+            raise InputError(f"{a.name} and {b.name}: the texts were cut into other tokens: the vocabularies differ")
+        if own.reference_model != other.reference_model:
+            raise InputError(
+                f"{a.name} and {b.name}: both references are called {own.reference}, but they are files of other "
+                "models; their losses have no common zero"
+            )
+
+
+def _window(one: SharedRecord) -> str:
+    return f"{one.window} tokens" + ("" if one.stride is None else f" with a stride of {one.stride}")
