@@ -11,6 +11,8 @@ MARGIN_BYTES = 1 << 30
 of other builds differ by some per cent, and memory pools of the backends grow while they run."""
 
 SPEED_SECONDS = 10.0
+DRAFTED_TOKENS = 3
+"""Tokens that a draft proposes at once: llama-server's default of --spec-draft-n-max."""
 """Seconds for the timings of the speed of one variant. Each timing is shorter if the model is slow."""
 
 LEAST_PROMPT_TOKENS = 64

@@ -244,6 +244,15 @@ def _measure(show_default: str, seconds: str = "") -> tuple[Option, ...]:
             show_default=f"{SPEED_SECONDS:g}{seconds}",
             min=0.1,
         ),
+        _option(
+            Panel.MEASUREMENTS,
+            "draft",
+            Path | None,
+            "Measure with speed how many tokens each variant accepts that this smaller model drafts, for speculative "
+            "decoding: a GGUF file with the same tokenizer. MTP layers are not measured.",
+            metavar="FILE.gguf",
+            show_default="no draft",
+        ),
     )
 
 

@@ -12,6 +12,7 @@ from rich.markup import escape
 from sweep import __version__
 from sweep.cli.exits import Exit, exit_code
 from sweep.cli.output import Format, Output
+from sweep.defaults import DRAFTED_TOKENS
 from sweep.jobs.model import MeasurementJob
 from sweep.methods.registry import method
 from sweep.record import Record
@@ -120,6 +121,11 @@ def describe_run(plan: Plan, store: Store) -> dict[str, object]:
         "importance matrix": importance(plan, store),
         "batch": f"{settings.batch} logical, {settings.ubatch} physical",
         "KV cache": f"{cache_words(plan)}; memory computed for a context of {settings.ctx} tokens",
+        **(
+            {}
+            if (draft := plan.about.get("draft")) is None
+            else {"draft": f"{draft}, {DRAFTED_TOKENS} tokens at a time"}
+        ),
         "tasks": ", ".join(f"{name} ({items})" for name, items in tasks.items()) or "none",
         "device": f"{plan.resources.device('llama.cpp')}, {plan.resources.threads} threads",
         "engine": plan.about["engine"],

@@ -2,8 +2,8 @@
 
 It runs on the model's own layers for multi-token prediction (MTP), or on a second, smaller model. Its options are those
 of llama-server (llama.cpp, common/speculative.cpp): the context length of the model, an f16 KV cache and one output per
-sequence. With MTP the model itself keeps DRAFTED more copies of its recurrent states, to go back to when a drafted
-token is rejected.
+sequence. With MTP the model itself keeps DRAFTED_TOKENS more copies of its recurrent states, to go back to when a
+drafted token is rejected.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from converters.plan import plan_file
 from converters.recipes import recipe
 from converters.resolver import Need, find_model
 from converters.shell import quote
+from sweep.defaults import DRAFTED_TOKENS
 from sweep.fit.contexts import ContextRole, Contexts
 from sweep.fit.fit_report import MTP, FitOptions
 from sweep.fit.formulas import ContextFormulas, exact, padded
@@ -30,11 +31,10 @@ from sweep.fit.layer_bytes import Bytes, ModelShape, Weights
 from sweep.fit.placement import LayerPlacement, proportional
 from sweep.fit.variant_memory import MemoryParts, VariantMemory, owners, whole
 
-DRAFTED = 3  # tokens at once: llama-server's default of --spec-draft-n-max
 QUANT = "Q8_0"  # of a draft that is a checkpoint
 VOCABULARY_DIFFERENCE = 128  # tokens; llama.cpp rejects drafts whose vocabulary differs more
 
-MODEL_WITH_MTP = ContextRole(loads_mtp=True, copies=DRAFTED)
+MODEL_WITH_MTP = ContextRole(loads_mtp=True, copies=DRAFTED_TOKENS)
 """The role of a model whose own layers draft."""
 MTP_DRAFT = ContextRole(loads_mtp=True, runs_mtp=True, drafts=True)
 MODEL_DRAFT = ContextRole(drafts=True)

@@ -69,7 +69,7 @@ class SweepInputs:
     windows of each text are read; None: all.
     `measure` are the names of the measurements; empty: all of them.
     `speed_seconds` is the time for repeats of the timings of speed, `depths` are the numbers of tokens after which
-    speed is measured too.
+    speed is measured too. `draft` drafts tokens, of which is measured how many each variant accepts.
     """
 
     origin: Origin
@@ -89,6 +89,7 @@ class SweepInputs:
     measure: tuple[str, ...] = ()
     speed_seconds: float = SPEED_SECONDS
     depths: tuple[int, ...] = ()
+    draft: MeasuredModel | None = None
 
     def artefact(self, name: str) -> Artefact:
         return Artefact(f"{self.folder}/{name}")

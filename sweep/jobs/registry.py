@@ -26,6 +26,7 @@ _STORED: dict[str, str | type[StoredJob[Any]]] = {
     "depth": "sweep.jobs.speed:DepthJob",
     "text": "sweep.jobs.text:TextJob",
     "task": "sweep.jobs.task:TaskJob",
+    "acceptance": "sweep.jobs.acceptance:AcceptanceJob",
     "image_divergence": "sweep.jobs.image_divergence:ImageDivergenceJob",
     "survey": "sweep.jobs.ablation:SurveyJob",
     "ablation": "sweep.jobs.ablation:RecipeJob",
@@ -54,6 +55,7 @@ _MEASUREMENTS: list[tuple[str, str | Measurement]] = [
     (TEXT, "sweep.jobs.text:text_jobs"),
     (TASKS, "sweep.jobs.task:task_jobs"),
     (TASKS, "sweep.jobs.image_divergence:image_divergence_jobs"),
+    (SPEED, "sweep.jobs.acceptance:acceptance_jobs"),
 ]
 
 

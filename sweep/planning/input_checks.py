@@ -169,6 +169,9 @@ def _check_tokens(
     for variant in measured:
         source = _token_source(sweep, variant)
         sources.setdefault((source.file, source.reader), source)
+    if sweep.inputs.draft is not None:
+        draft = TokenSource("the draft", sweep.origin.name, sweep.inputs.draft.file, Reader.FILE)
+        sources.setdefault((draft.file, draft.reader), draft)
     made = {cell.output for cell in sweep.plan.cells}
     read = None if text is None else text.file
     jobs = [cell.job for cell in todo if isinstance(cell.job, TextJob)]

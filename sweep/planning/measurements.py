@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from converters.errors import InputError
+from converters.gguf_source import gguf_fingerprint, parts
+from converters.llamacpp.reader import read_header
+from sweep.artefact import Artefact
 from sweep.defaults import LEAST_PROMPT_TOKENS
+from sweep.fit.fit_report import MTP
+from sweep.jobs.model import MeasuredModel, engine_versions
 from sweep.jobs.registry import SPEED, TASKS, TEXT, measurement_names
+from sweep.jobs.settings import Settings
 from sweep.planning.model import ResolvedModel
 from sweep.planning.request import Request
 
@@ -42,6 +50,8 @@ def chosen_measurements(request: Request, default: Sequence[str]) -> tuple[str, 
         (TEXT, "--write-base", request.write_base is not None),
         (TASKS, "--tasks", request.tasks not in (None, ("none",))),
         (SPEED, "--depth", bool(request.depth)),
+        (SPEED, "--draft", request.draft is not None),
+        (TEXT, "--draft continues a text, so it", request.draft is not None),
     )
     for name, option, is_given in options:
         if is_given and name not in chosen:
@@ -53,12 +63,29 @@ def measured_alone(request: Request) -> tuple[str, ...]:
     """What `sweep eval` measures without --measure: everything, or only what was asked for by --perplexity, --tasks and
     --depth, beside the measurements of extensions."""
     asked = {
-        TEXT: bool(request.perplexity),
+        TEXT: bool(request.perplexity) or request.draft is not None,
         TASKS: request.tasks not in (None, ("none",)),
-        SPEED: bool(request.depth),
+        SPEED: bool(request.depth) or request.draft is not None,
     }
     names = measurement_names()
     return tuple(name for name in names if asked.get(name, True)) if any(asked.values()) else names
+
+
+def draft_model(draft: Path | None, settings: Settings) -> MeasuredModel | None:
+    """The model of --draft, in llama.cpp and with an f16 cache. Raises InputError if it is not a GGUF file."""
+    if draft is None:
+        return None
+    if str(draft) == MTP:
+        raise InputError(
+            "--draft mtp: the acceptance of MTP layers is not measured; give the GGUF file of a smaller model"
+        )
+    if not draft.is_file():
+        made = "" if draft.suffix == ".gguf" else f"; `sweep convert {draft} --to Q8_0 --out DIR` makes one of a model"
+        raise InputError(f"--draft {draft}: there is no such GGUF file{made}")
+    first = parts(draft.resolve())[0]
+    read_header(first)
+    plain = replace(settings, kv_type=Settings.kv_type, cpu_moe=0, tensor_split=())
+    return MeasuredModel("gguf", Artefact.of(first), gguf_fingerprint(first), engine_versions("gguf"), plain)
 
 
 def checked_depths(depths: Sequence[int], model: ResolvedModel) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import Any
 
 from converters.errors import InputError
@@ -160,6 +161,8 @@ def _about(spec: PlanSpec) -> dict[str, Any]:
     }
     if inputs.measure:
         about["measure"] = list(inputs.measure)
+    if inputs.draft is not None:
+        about["draft"] = PurePath(inputs.draft.file.name).name
     for method in dict.fromkeys(type(variant) for variant in spec.variants):
         about |= method.plan_details(inputs)
     return about

@@ -45,7 +45,7 @@ from sweep.planning.effort import extent_of
 from sweep.planning.images import sweep_images
 from sweep.planning.imatrix import AUTO as IMATRIX_AUTO
 from sweep.planning.imatrix import checked, find_imatrix
-from sweep.planning.measurements import checked_depths, chosen_measurements, measured_alone
+from sweep.planning.measurements import checked_depths, chosen_measurements, draft_model, measured_alone
 from sweep.planning.model import ResolvedModel, published_model, resolve
 from sweep.planning.needle import with_needle_files
 from sweep.planning.piped_text import is_pipe
@@ -336,6 +336,7 @@ def _plan(
         measure=() if set(measure) == set(measurement_names()) else measure,
         speed_seconds=request.speed_seconds or extent.speed_seconds,
         depths=checked_depths(request.depth, model),
+        draft=draft_model(request.draft, settings),
     )
     if isinstance(weights, PublishedGGUF):
         inputs = replace(inputs, origin=weights.as_origin(inputs))

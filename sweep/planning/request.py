@@ -41,7 +41,7 @@ class Request:
     - `measure`: the names of the measurements (see jobs.registry); None: the preset's, or all. `sweep eval` then
       measures only what other options name.
     - `speed_seconds`: the time for repeats of the timings of speed. `depth`: the numbers of tokens after which speed is
-      measured.
+      measured. `draft`: the GGUF file of a model that drafts tokens for speculative decoding.
     - `parse_special`: read special tokens in the texts as such (see TextForm).
     - `limit`: the number of items of each task; `effort`: how much is measured where no option says it.
     - `keep`: see `Keep`; None: all files that were made, and none of those that were downloaded.
@@ -63,6 +63,7 @@ class Request:
     measure: tuple[str, ...] | None = None
     speed_seconds: float | None = None
     depth: tuple[int, ...] = ()
+    draft: Path | None = None
     tasks: tuple[str, ...] | None = None
     task_data: Path | None = None
     perplexity: tuple[Path, ...] = ()

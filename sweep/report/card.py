@@ -18,6 +18,7 @@ _SHOWN = ("Bits/weight", "File", "Perplexity", "KL divergence", "Top-1 %", "Deco
 _ABOUT = (
     "reference",
     "text",
+    "draft",
     "tasks",
     "importance matrix",
     "KV cache",

@@ -86,6 +86,7 @@ NOT_THERE = {
     "force",
 }  # set by the screen itself, or only for `sweep eval`
 NOT_THERE |= {"executor"}  # there is only one without extensions
+NOT_THERE |= {"draft"}  # its acceptance is measured from the command line
 NOT_THERE |= {"tolerance", "export"}  # what a reader accepts is asked where the results are read
 NOT_THERE |= {"min_tps", "max_kld", "min_recovery"}  # the target, which is asked there too, and on Fit
 
