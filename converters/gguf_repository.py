@@ -14,18 +14,19 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from converters.errors import InputError
 from converters.gguf_source import GGUFSource
 from converters.gguf_source import parts as parts_of
+from converters.hub import HUB
 from converters.hub_files import Listing, RepositoryFile, list_repository, read_remote_header
 from converters.published import PublishedQuant, sort_files
 
-HUB, LOCAL = "hub:", "gguf:"
-"""Prefixes of the names of variants that are published files."""
+LOCAL = "gguf:"
+"""Prefix of the names of variants that are files of a directory, as HUB is of files on the hub."""
 _CONNECTIONS = 8  # headers that are read at the same time
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth")
 
@@ -57,7 +58,8 @@ class GGUFRepository:
 
     - `id`: "org/name", with "@revision" if one was asked for, or the path of a directory. `revision` is the hash of the
       commit; None for a directory.
-    - `projectors`, `matrices`: the paths of projector files and importance matrices; on the hub, their entries.
+    - `projectors`, `matrices`: the paths of projector files and importance matrices; on the hub, their entries. Copies
+      of the headers of projector files are next to those of all quants.
     - `problems`: lines about files that cannot be used.
     - `bytes_read`: bytes read over the network; None for a directory.
     """
@@ -102,6 +104,17 @@ class GGUFRepository:
         wanted = name.strip().removeprefix(self.prefix).upper()
         return next((file for file in self.files if file.name.upper() == wanted), None)
 
+    def without(self, unreadable: Mapping[str, str]) -> GGUFRepository:
+        """The repository without files that llama.cpp cannot read, given by their paths with the reasons, which become
+        problems. Raises InputError if no file is left."""
+        left_out = [file for file in self.files if str(file.path) in unreadable]
+        if not left_out:
+            return self
+        places = [f"{self.repository}/{file.parts[0].path}" if file.parts else str(file.path) for file in left_out]
+        reasons = [f"{place}: {unreadable[str(file.path)]}" for place, file in zip(places, left_out, strict=True)]
+        kept = [file for file in self.files if file not in left_out]
+        return replace(self, files=_largest_first(self.id, kept, reasons), problems=(*self.problems, *reasons))
+
     def spec(self, file: PublishedFile) -> str:
         """The file as llama-server's command names it: a path, or hub:ORG/NAME/FILE.gguf."""
         return f"{HUB}{self.id}/{file.parts[0].path}" if file.parts else str(file.path)
@@ -120,6 +133,14 @@ def publisher_names(files: Sequence[tuple[str, str]]) -> list[str]:
         publisher = organization if len(several) == 1 else repository
         found.append(name if len(alike) == 1 else f"{HUB}{publisher}/{name.removeprefix(HUB)}")
     return found
+
+
+def name_in_repository(name: str, repository: str) -> str:
+    """The name of a variant in its own repository, from the one that `publisher_names` gave it."""
+    for publisher in (repository, repository.partition("/")[0]):
+        if name.startswith(f"{HUB}{publisher}/"):
+            return HUB + name.removeprefix(f"{HUB}{publisher}/")
+    return name
 
 
 def is_gguf_directory(directory: Path) -> bool:
@@ -166,8 +187,15 @@ def open_hub(hub_id: str, listing: Listing | None = None) -> GGUFRepository:
     sorted_files = sort_files(entries)
     found: list[PublishedFile] = []
     problems, total = list(sorted_files.problems), 0
+    projectors: dict[RepositoryFile, Path] = {}
+    for path in sorted_files.projectors:
+        try:
+            projectors[entries[path]], read = _header_copy(listing, (entries[path],))
+            total += read
+        except InputError as error:
+            problems.append(str(error))
     with ThreadPoolExecutor(_CONNECTIONS) as pool:
-        for answer in pool.map(lambda quant: _published(listing, quant, entries), sorted_files.quants):
+        for answer in pool.map(lambda quant: _published(listing, quant, entries, projectors), sorted_files.quants):
             total += answer.bytes_read
             problems += answer.problems
             found += answer.files
@@ -175,7 +203,7 @@ def open_hub(hub_id: str, listing: Listing | None = None) -> GGUFRepository:
         hub_id,
         _largest_first(hub_id, found, problems),
         listing.revision,
-        tuple(entries[path] for path in sorted_files.projectors),
+        tuple(projectors),
         tuple(entries[path] for path in sorted_files.matrices),
         tuple(problems),
         total,
@@ -207,26 +235,47 @@ class _Answer:
     bytes_read: int = 0
 
 
-def _published(listing: Listing, quant: PublishedQuant, entries: Mapping[str, RepositoryFile]) -> _Answer:
-    """A quant of a repository on the hub with the copy of its header, or the problem with it."""
-    parts = tuple(entries[path] for path in quant.parts)
-    content = hashlib.sha256("\n".join(part.content for part in parts).encode()).hexdigest()
-    name = Path(parts[0].path).name
-    directory, read = _headers() / hashlib.sha256(f"{content} {name}".encode()).hexdigest(), 0
-    path = directory / name
+def _published(
+    listing: Listing,
+    quant: PublishedQuant,
+    entries: Mapping[str, RepositoryFile],
+    projectors: Mapping[RepositoryFile, Path],
+) -> _Answer:
+    """A quant of a repository on the hub with the copy of its header, or the problem with it. `projectors`: the copies
+    of the headers of its projector files."""
+    parts, read = tuple(entries[path] for path in quant.parts), 0
     try:
-        if not path.exists():
-            read = _copy_headers(listing, parts, directory)
+        path, read = _header_copy(listing, parts, projectors)
         GGUFSource(path, requantize=True)
     except InputError as error:
         place = f"{listing.repository}/{quant.parts[0]}"
-        message = str(error).replace(str(directory), listing.repository)
+        message = re.sub(rf"{re.escape(str(_headers()))}/\w+", listing.repository, str(error))
         return _Answer(problems=(message if place in message else f"{place}: {message}",), bytes_read=read)
-    return _Answer((PublishedFile(quant.name, path, parts, content, quant.float_rank),), bytes_read=read)
+    return _Answer((PublishedFile(quant.name, path, parts, _content(parts), quant.float_rank),), bytes_read=read)
 
 
-def _copy_headers(listing: Listing, parts: Sequence[RepositoryFile], directory: Path) -> int:
-    """Copy the headers of a file's parts to `directory`, whole or not at all. Returns the bytes read."""
+def _content(parts: Sequence[RepositoryFile]) -> str:
+    """What identifies the content of a file in parts."""
+    return hashlib.sha256("\n".join(part.content for part in parts).encode()).hexdigest()
+
+
+def _header_copy(
+    listing: Listing, parts: Sequence[RepositoryFile], beside: Mapping[RepositoryFile, Path] | None = None
+) -> tuple[Path, int]:
+    """The copy of the header of a file in parts, with links to other copies next to it, and the bytes read for it.
+    Raises InputError."""
+    beside = beside or {}
+    name = Path(parts[0].path).name
+    identity = " ".join([_content(parts), name, *(f"{one.content} {one.path}" for one in beside)])
+    directory, read = _headers() / hashlib.sha256(identity.encode()).hexdigest(), 0
+    if not (directory / name).exists():
+        read = _copy_headers(listing, parts, directory, list(beside.values()))
+    return directory / name, read
+
+
+def _copy_headers(listing: Listing, parts: Sequence[RepositoryFile], directory: Path, beside: Sequence[Path]) -> int:
+    """Copy the headers of a file's parts to `directory`, whole or not at all, with links to the files `beside`. Returns
+    the bytes read."""
     total = 0
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -237,6 +286,8 @@ def _copy_headers(listing: Listing, parts: Sequence[RepositoryFile], directory: 
                     _, read = read_remote_header(listing, part, partial(_write_at, file.fileno()))
                     os.ftruncate(file.fileno(), part.size)
                 total += read
+            for path in {other.name: other for other in beside}.values():
+                (temporary / path.name).symlink_to(path)
             if not directory.exists():
                 temporary.rename(directory)
         finally:

@@ -27,6 +27,9 @@ FILES = (
     "processor_config.json",
 )
 
+HUB = "hub:"
+"""Prefix of the names of repositories on the hub and of files in them."""
+
 _RANGE = 1 << 20  # bytes per request for a header; a vocabulary takes 6 to 11 MB
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")

@@ -12,6 +12,7 @@ from converters.architectures.tower import projector_type
 from converters.errors import InputError
 from converters.llamacpp.container import Field, GGUFHeader, text
 from converters.llamacpp.reader import read_header
+from converters.published import quant_in
 
 DEFAULT_TYPE = "F16"
 """The type of projector files unless another one is named, as of llama.cpp's converter."""
@@ -66,6 +67,12 @@ def read_projector(path: Path, structure: Mapping[str, Field], model: str) -> GG
 def projectors_beside(model: Path) -> Sequence[Path]:
     """The projector files in the directory of a text model's file, by their names."""
     return sorted(path for path in model.parent.glob("*mmproj*.gguf") if path != model)
+
+
+def of_type(files: Sequence[Path], quant: str) -> Path | None:
+    """The one of several projector files whose name ends with this type; None if there is none, or more than one."""
+    found = [path for path in files if (quant_in(path.stem) or "").upper() == quant.upper()]
+    return found[0] if len(found) == 1 else None
 
 
 def _number(structure: Mapping[str, Field], key: str) -> int:

@@ -93,11 +93,13 @@ def _stem(path: str) -> str:
     return model_stem(Path(path))
 
 
+def quant_in(stem: str) -> str | None:
+    """The quant that a name ends with, as its publisher writes it; None if it has none."""
+    found = _QUANT.search(stem)
+    return None if found is None else found[1]
+
+
 def _quant_name(path: str) -> str:
     """The quant in a file's name or, if it has none, in its folder's; else the whole stem."""
     stem = _stem(path)
-    for text in (stem, PurePosixPath(path).parent.name):
-        found = _QUANT.search(text)
-        if found is not None:
-            return found[1]
-    return stem
+    return quant_in(stem) or quant_in(PurePosixPath(path).parent.name) or stem

@@ -9,8 +9,8 @@ a repository of GGUF files.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
@@ -30,14 +30,11 @@ from converters.gguf_repository import (
     open_hub,
 )
 from converters.gguf_source import GGUFSource, model_stem
-from converters.hub import HubFile, fetch, fetch_config, fetch_index, is_hub_id
+from converters.hub import HUB, HubFile, fetch, fetch_config, fetch_index, is_hub_id
 from converters.hub_files import list_repository
 from converters.hub_reachable import is_reachable
 from converters.llamacpp.container import GGUFHeader
 from converters.source import Source
-
-HUB_FILE = "hub:"
-"""Prefix of a GGUF file in a repository of the hub."""
 
 
 class Need(Enum):
@@ -116,6 +113,13 @@ class FoundModel:
             return f"{self.repository.id}: {reason}: {self.repository.spec(self.repository.files[-1])}"
         return f"{self.path}: {reason.format(hub_id='' if self.entry is None else self.entry.hub_id)}"
 
+    def without(self, unreadable: Mapping[str, str]) -> FoundModel:
+        """The model without files of its repository that llama.cpp cannot read: see GGUFRepository.without."""
+        if self.repository is None:
+            return self
+        repository = self.repository.without(unreadable)
+        return replace(self, repository=repository, path=repository.whole.path)
+
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes for readers of this model's figures."""
@@ -168,7 +172,7 @@ def find_model(
 
 def find_file(text: str, need: Need) -> FoundModel:
     """Find the GGUF file that a variant `gguf:PATH` or `hub:REPO/FILE` names. Raises InputError."""
-    if text.startswith(HUB_FILE):
+    if text.startswith(HUB):
         return find_model(text, need)
     path = Path(text.removeprefix("gguf:")).expanduser()
     if not path.is_file():
@@ -176,9 +180,9 @@ def find_file(text: str, need: Need) -> FoundModel:
     return _local(path, need)
 
 
-def is_repository(variant: str) -> bool:
+def names_repository(variant: str) -> bool:
     """Whether a variant's name stands for a repository on the hub, hub:ORG/NAME, and not for a file."""
-    return variant.startswith(HUB_FILE) and is_hub_id(variant.removeprefix(HUB_FILE))
+    return variant.startswith(HUB) and is_hub_id(variant.removeprefix(HUB))
 
 
 def find_repository(text: str, say: Callable[[str], None] = lambda _: None) -> GGUFRepository | None:
@@ -188,20 +192,20 @@ def find_repository(text: str, say: Callable[[str], None] = lambda _: None) -> G
     Raises InputError for a repository without a model, and if the hub cannot be asked and its cache knows no model of
     this name.
     """
-    hub_id = text.removeprefix(HUB_FILE)
-    if text in presets.builtin_models() or (text.startswith(HUB_FILE) and not is_hub_id(hub_id)):
+    hub_id = text.removeprefix(HUB)
+    if text in presets.builtin_models() or (text.startswith(HUB) and not is_hub_id(hub_id)):
         return None
-    if not text.startswith(HUB_FILE):
+    if not text.startswith(HUB):
         if _exists(text):
             path = Path(text).expanduser()
             return open_directory(path.resolve()) if path.is_dir() and is_gguf_directory(path) else None
         if not is_hub_id(text) or text.endswith((".gguf", ".json")) or catalogue_entry(text) is not None:
             return None
     say(f"{hub_id} is not a path on this machine; looking it up on the hub")
-    if not text.startswith(HUB_FILE) and not is_reachable():
+    if not text.startswith(HUB) and not is_reachable():
         return None  # a checkpoint may be in the cache
     listing = list_repository(hub_id)
-    if not text.startswith(HUB_FILE) and not is_gguf_listing(listing):
+    if not text.startswith(HUB) and not is_gguf_listing(listing):
         return None
     return open_hub(hub_id, listing)
 
@@ -246,7 +250,7 @@ def _found(text: str, need: Need, say: Callable[[str], None], is_repository: boo
         return FoundModel(
             repository.model, whole, ModelForm.REPOSITORY, repository=repository, bytes_read=repository.bytes_read
         )
-    if text.startswith(HUB_FILE):
+    if text.startswith(HUB):
         return _hub_file(text, need, say)
     if _exists(text):
         return _local(Path(text).expanduser(), need)
@@ -310,7 +314,7 @@ def _listed_mtp_layers(index: Path) -> int:
 
 
 def _hub_file(text: str, need: Need, say: Callable[[str], None]) -> FoundModel:
-    remote = HubFile.parse(text.removeprefix(HUB_FILE))
+    remote = HubFile.parse(text.removeprefix(HUB))
     name = model_stem(Path(remote.names[0]))
     if need is Need.CHECKPOINT:  # rejected by the caller, so nothing is fetched
         return FoundModel(name, Path(text), ModelForm.GGUF)

@@ -291,6 +291,7 @@ class Record:
     - `task_reference`: the variant that task scores are compared with. This is the reference. If the reference is a
       file, which has no task scores, it is the variant that the file was made from, or, if that is unknown, the variant
       with the most bits per weight.
+    - `reference_reason`: why a sweep over a repository of GGUF files has this reference, to be read after its name.
     - `speed_at_depth`: the speeds after other tokens, by the number of these tokens; empty if none was asked for.
     - `figures`: the figures of added measurements by name.
     - `implausible`: what of its figures quantization does not usually explain, in words (see results.plausibility).
@@ -319,6 +320,7 @@ class Record:
     speed: Speed | None = None
     reference: str | None = None
     task_reference: str | None = None
+    reference_reason: str | None = None
     kv_type: str = "f16"
     device: str = "cpu"
     settings: dict[str, Any] = field(default_factory=dict)

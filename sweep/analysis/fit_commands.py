@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from converters.catalogue import catalogue_entry
-from converters.hub import HubFile
-from converters.resolver import HUB_FILE
+from converters.hub import HUB, HubFile
 from converters.shell import join
 from sweep.analysis.candidate import Commands
 from sweep.fit.fit_report import GGUF, FitRow
@@ -27,12 +26,12 @@ def fit_commands(
         return Commands()
     variant = split_cache(row.variant)[0]
     # A model that is a file on the hub is a variant itself, which is named by its file alone.
-    on_hub = next((name for name in (variant, model) if name.startswith(HUB_FILE) and name.count("/") > 1), None)
+    on_hub = next((name for name in (variant, model) if name.startswith(HUB) and name.count("/") > 1), None)
     if variant in files:
         return Commands(_server(row, files[variant]))
-    if variant.startswith(HUB_FILE) and on_hub is not None:
+    if variant.startswith(HUB) and on_hub is not None:
         return Commands(_server(row, on_hub), _download(on_hub))
-    if variant.startswith(HUB_FILE):  # of a repository: the row names the file
+    if variant.startswith(HUB):  # of a repository: the row names the file
         return Commands(_server(row, None), _download_of(row, model))
     if row.kind == GGUF and not variant.startswith("gguf:"):
         entry = catalogue_entry(model)
@@ -63,12 +62,12 @@ def _download_of(row: FitRow, repository: str) -> str:
     words = shlex.split(row.arguments)
     if "@" not in repository or words[0] != "-m":
         return ""
-    return _download(f"{HUB_FILE}{repository.removeprefix(HUB_FILE)}/{words[1].removeprefix('./')}")
+    return _download(f"{HUB}{repository.removeprefix(HUB)}/{words[1].removeprefix('./')}")
 
 
 def _download(on_hub: str) -> str:
     """llama-server downloads what it runs, but only a repository's latest revision."""
-    remote = HubFile.parse(on_hub.removeprefix(HUB_FILE))
+    remote = HubFile.parse(on_hub.removeprefix(HUB))
     if remote.revision is None:
         return ""
     get = ["hf", "download", remote.repository, *remote.names, "--revision", remote.revision, "--local-dir", "."]

@@ -21,17 +21,24 @@ def run_commands(plan: Plan, workspace: Workspace) -> dict[str, Commands]:
     """By variant. A variant that llama.cpp cannot run has none."""
     found = {}
     exports = {cell.key: cell.job for cell in plan.cells if isinstance(cell.job, ExportJob)}
-    downloads = {cell.variant: cell.job for cell in plan.cells if isinstance(cell.job, DownloadJob)}
+    downloads = {cell.job.content: cell.job for cell in plan.cells if isinstance(cell.job, DownloadJob)}
     projectors = {cell.variant: cell.job for cell in plan.cells if isinstance(cell.job, ProjectorJob)}
     for name, model in _gguf_models(plan).items():
         file = model.file.under(workspace.root)
         export, projector = exports.get(model.content), projectors.get(name)
-        images = "" if projector is None else _typed(projector.file.under(workspace.root))
-        download = downloads.get(name)
+        tower = None if projector is None else projector.file.under(workspace.root)
+        images = "" if tower is None else _typed(tower)
+        fetch, published = "", None if projector is None else downloads.get(projector.content)
+        if published is not None and tower is not None and not tower.exists():
+            images, fetch = published.parts[0].path, _fetch(published)
+        download = downloads.get(model.content)
         if download is not None and not file.exists():
-            found[name] = Commands(_server(download.spec, model, images))
+            found[name] = Commands(_server(download.spec, model, images), fetch)
             continue
-        made = [] if projector is None or projector.file.under(workspace.root).exists() else [projector]
+        if fetch:
+            found[name] = Commands(_server(_typed(file), model, images), fetch)
+            continue
+        made = [] if projector is None or tower is None or tower.exists() else [projector]
         if made:
             images = projector_name(made[0].name, made[0].quant)
         if file.exists() or export is None:
@@ -69,6 +76,12 @@ def _convert(export: ExportJob | None, projectors: Sequence[ProjectorJob], works
     if export is not None and export.imatrix is not None:
         words += ["--imatrix", _typed(export.imatrix.under(workspace.root))]
     return join(words)
+
+
+def _fetch(download: DownloadJob) -> str:
+    """The command that downloads a file again."""
+    paths = [part.path for part in download.parts]
+    return join(["hf", "download", download.repository, *paths, "--revision", download.revision, "--local-dir", "."])
 
 
 def _server(file: str, model: MeasuredModel, projector: str) -> str:

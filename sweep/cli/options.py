@@ -193,8 +193,8 @@ _REFERENCE = _option(
     Panel.VARIANTS,
     "reference",
     str | None,
-    "What the variants are compared with: a variant; auto, which is BF16 if it fits in GPU memory or RAM, and Q8_0 "
-    "otherwise; or a file of log-probabilities from `sweep eval --write-base` or llama-perplexity.",
+    "What the variants are compared with: a variant or a .gguf file; auto, which is BF16 if it fits in GPU memory "
+    "or RAM, and Q8_0 otherwise; or a file of log-probabilities from `sweep eval --write-base` or llama-perplexity.",
     metavar="auto|VARIANT|FILE",
     show_default="the preset's, BF16 in the built-in presets",
 )

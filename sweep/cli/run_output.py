@@ -114,7 +114,7 @@ def describe_run(plan: Plan, store: Store) -> dict[str, object]:
         "model": plan.about["model"],
         "run": plan.run,
         "preset": plan.preset,
-        "reference": " and ".join(dict.fromkeys(plan.reference_of(name) for name in [plan.reference, *plan.variants])),
+        "reference": _describe_reference(plan),
         "text": f"{texts_of(plan)}, windows of {settings.window} tokens, {scored} scored"
         if plan.about["text"]
         else "none",
@@ -134,6 +134,13 @@ def describe_run(plan: Plan, store: Store) -> dict[str, object]:
         "bitsweep": __version__,
         **({"notes": "; ".join(remarks)} if (remarks := notes(plan, store)) else {}),
     }
+
+
+def _describe_reference(plan: Plan) -> str:
+    """What variants are compared with, and why, if the sweep chose it among published files."""
+    found = dict.fromkeys(plan.reference_of(name) for name in [plan.reference, *plan.variants])
+    reason = "" if plan.reference_reason is None else f", {plan.reference_reason}"
+    return " and ".join(f"{name}{reason}" if name == plan.reference else name for name in found)
 
 
 def texts_of(plan: Plan) -> str:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from rich.markup import escape
 
 from converters.errors import InputError, MissingRuntime
-from converters.resolver import Need, find_model
+from converters.resolver import Need, find_model, find_repository
 from sweep.cli.dry_run import show_plan
 from sweep.cli.exits import Exit, exit_code_for, worst
 from sweep.cli.options import RUN
@@ -36,7 +36,8 @@ def run_models(models: Sequence[str], request: Request, memory: str | None, outp
     limit = memory_limit(memory, request.gpu)
     output.warn_of_idle_gpu()
     for model in models:
-        find_model(model, Need.PLAN, output.say)  # before one of the others is downloaded
+        if find_repository(model, output.say) is None:
+            find_model(model, Need.PLAN, output.say, is_repository=False)  # before one of the others is downloaded
     sweeps = [command.prepare(replace(request, model=model), _saying(model, output)) for model in models]
     require_different_models([(model, one.model.fingerprint) for model, one in zip(models, sweeps, strict=True)])
     codes = []

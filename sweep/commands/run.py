@@ -20,7 +20,6 @@ from sweep.execution.logs import log_path
 from sweep.execution.registry import open_executor
 from sweep.execution.scheduler import Scheduler
 from sweep.jobs.cell import Cell
-from sweep.jobs.download import DownloadJob
 from sweep.jobs.projector import ProjectorResult
 from sweep.jobs.text import TextJob
 from sweep.methods.base import PredictedSize
@@ -152,23 +151,19 @@ def _workers(sweep: Sweep, todo: Sequence[Cell]) -> int:
 def _is_removed_early(sweep: Sweep, cell: Cell) -> bool:
     """Whether the model file that a cell makes is removed as soon as no variant needs it any more."""
     keep = sweep.request.keep
-    return keep is Keep.NONE or (keep is None and isinstance(cell.job, DownloadJob))
+    return keep is Keep.NONE or (keep is None and cell.job.output_is_download)
 
 
 def _unneeded_downloads(sweep: Sweep, todo: Sequence[Cell]) -> list[Artefact]:
     """Files that an earlier start of this run downloaded and could not remove."""
     needed = {key for cell in todo for key in (cell.key, *cell.needs)}
-    downloads = [cell for cell in sweep.plan.cells if isinstance(cell.job, DownloadJob)]
-    return [
-        cell.job.output
-        for cell in downloads
-        if isinstance(cell.job, DownloadJob) and cell.key not in needed and _is_removed_early(sweep, cell)
-    ]
+    unneeded = [cell for cell in sweep.plan.cells if cell.job.output_is_download and cell.key not in needed]
+    return [cell.output for cell in unneeded if cell.output is not None and _is_removed_early(sweep, cell)]
 
 
 def _is_gone(cell: Cell, root: Path) -> bool:
     """Whether a cell downloaded a file that was removed."""
-    return isinstance(cell.job, DownloadJob) and not cell.job.output.under(root).exists()
+    return cell.job.output_is_download and cell.output is not None and not cell.output.under(root).exists()
 
 
 def _made_only_for(variant: str, cells: Sequence[Cell], others: Collection[str]) -> list[tuple[Cell, Artefact]]:
@@ -187,7 +182,7 @@ def _removable(sweep: Sweep, store: Store, outputs: Sequence[tuple[Cell, Artefac
     if keep is Keep.ALL:
         return []
     if keep is None:
-        return [file for cell, file in outputs if isinstance(cell.job, DownloadJob)]
+        return [file for cell, file in outputs if cell.job.output_is_download]
     best = None
     if keep is Keep.BEST:
         best = advise_on_run(records(plan, store), plan, sweep.workspace, plan.question).variant

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from converters.errors import InputError
+from converters.gguf_repository import name_in_repository
+from converters.hub import HUB
 from sweep.analysis import figures
 from sweep.analysis.advice import Advice, advise
 from sweep.analysis.candidate import Candidate
@@ -24,7 +26,7 @@ from sweep.methods.registry import parse
 from sweep.record import Record
 from sweep.results.plan import Plan
 from sweep.run_question import NO_QUESTION, RunQuestion
-from sweep.variant_name import MMPROJ, split_projector
+from sweep.variant_name import MMPROJ, split_cache, split_projector
 from sweep.workspace import Workspace
 
 AskFit = Callable[[str, Sequence[str], Sequence[Device], FitOptions], FitReport]
@@ -83,13 +85,15 @@ def _placed(
     """The candidates as `sweep fit` places them. Those that it does not know, or that do not fit, get an obstacle."""
     devices = parse_devices(question.gpu) if question.gpu else local_devices()
     names = _fit_names(plan, workspace)
-    by_cache: dict[str, list[str]] = {}
+    others = _other_repositories(plan)
+    # By the type of the cache, and the MODEL that `sweep fit` is asked about
+    alike: dict[tuple[str, str], list[str]] = {}
     for one in found:
         if one.variant in names:
-            own = records[one.variant]
-            by_cache.setdefault(own.kv_type if own.kind == GGUF else "f16", []).append(one.variant)
+            own, model = records[one.variant], others.get(one.variant, model_as_typed(plan))
+            alike.setdefault((own.kv_type if own.kind == GGUF else "f16", model), []).append(one.variant)
     placed: dict[str, Candidate] = {}
-    for kv_type, variants in by_cache.items():
+    for (kv_type, model), variants in alike.items():
         cache = KVCache.parse(kv_type)
         options = FitOptions(
             context=question.ctx or plan.settings.ctx,
@@ -100,10 +104,10 @@ def _placed(
             projector=any(records[name].projector is not None for name in variants),
             offload="auto" if allows_ram(question.gpu) or not question.gpu else "none",
         )
-        report = ask_fit(model_as_typed(plan), [names[name] for name in variants], devices, options)
+        report = ask_fit(model, [names[name] for name in variants], devices, options)
         files = {names[name]: file for name, file in variant_files(plan, workspace).items() if name in names}
         known = Measurements(files=files, workspace=workspace.arguments)
-        candidates = fit_candidates(report, known, model_as_typed(plan))
+        candidates = fit_candidates(report, known, model)
         rows = {row.variant: (row, one) for row, one in zip(report.rows, candidates, strict=True)}
         for name in variants:
             if names[name] in rows:
@@ -169,7 +173,7 @@ def is_this_machine(devices: Sequence[Device]) -> bool:
 def _fit_names(plan: Plan, workspace: Workspace) -> dict[str, str]:
     """The names by which `sweep fit` knows the run's variants, by variant."""
     exports = {cell.variant: cell.job.quant for cell in plan.cells if isinstance(cell.job, ExportJob)}
-    downloads = {cell.variant for cell in plan.cells if isinstance(cell.job, DownloadJob)}
+    downloads = {cell.job.content: cell.job for cell in plan.cells if isinstance(cell.job, DownloadJob)}
     found = {}
     for name in plan.variants:
         projector = split_projector(name)[1]
@@ -177,8 +181,9 @@ def _fit_names(plan: Plan, workspace: Workspace) -> dict[str, str]:
         model = plan.model_of(name) if any(cell.variant == name for cell in plan.cells) else None
         if name in exports:
             found[name] = f"{exports[name]}{suffix}"
-        elif name in downloads:
-            found[name] = name  # its file may be deleted, or not here yet
+        elif model is not None and model.content in downloads:
+            base = split_projector(split_cache(name)[0])[0]  # its file may be deleted, or not here yet
+            found[name] = name_in_repository(base, downloads[model.content].repository)
         elif model is not None and model.opener == "gguf":
             found[name] = f"gguf:{model.file.under(workspace.root)}"
         else:
@@ -186,6 +191,15 @@ def _fit_names(plan: Plan, workspace: Workspace) -> dict[str, str]:
             if known is not None:
                 found[name] = known
     return found
+
+
+def _other_repositories(plan: Plan) -> dict[str, str]:
+    """The repositories of variants that are files of another one than MODEL, as `sweep fit` takes them."""
+    jobs = {cell.job.content: cell.job for cell in plan.cells if isinstance(cell.job, DownloadJob)}
+    models = {name: plan.model_of(name) for name in plan.variants}
+    found = {name: jobs[model.content] for name, model in models.items() if model is not None and model.content in jobs}
+    own = plan.about["model"].partition("@")[0]
+    return {name: f"{HUB}{job.repository}@{job.revision}" for name, job in found.items() if job.repository != own}
 
 
 def _name_in_fit(name: str) -> str | None:

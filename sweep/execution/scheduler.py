@@ -211,12 +211,13 @@ class Scheduler:
         return True
 
     def _may_download(self, cell: Cell) -> bool:
-        """Whether no more than one other variant has its downloaded file on the disk, or gets it now: the one that is
-        measured."""
+        """Whether no more than one other downloaded file is on the disk, or arrives now: the one that is measured. A
+        file stays until all variants that use it are measured."""
         waiting = {one.key for one in self._waiting}
         left = {one.variant for one in self._waiting} | {c.variant for cells in self._running.values() for c in cells}
-        on_disk = {one.variant for one in self.cells if one.job.in_background and one.key not in waiting}
-        return len((on_disk & left) - {cell.variant}) < DOWNLOADED
+        in_use = {key for one in self.cells if one.variant in left for key in (one.key, *one.needs)}
+        on_disk = {one.key for one in self.cells if one.job.in_background and one.key not in waiting}
+        return len((on_disk & in_use) - {cell.key}) < DOWNLOADED
 
     def _priority(self, cell: Cell) -> int:
         """Preparation jobs come first. If several jobs can run at the same time, exclusive jobs come next. The other

@@ -35,16 +35,21 @@ class AnswerWriter:
     def __init__(self) -> None:
         self._out: TextIO = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
-        self._last = 0.0
+        self.begin()
 
     def send(self, **answer: Any) -> None:
         self._out.write(json.dumps(answer) + "\n")
         self._out.flush()
 
+    def begin(self) -> None:
+        """Begin with the next jobs."""
+        self._last, self._part = 0.0, ""
+
     def progress(self, done: int, total: int, part: str = "") -> None:
+        """Send the first progress of each part at once, because the process may end in it."""
         now = time.monotonic()
-        if now - self._last >= PROGRESS_EVERY:
-            self._last = now
+        if now - self._last >= PROGRESS_EVERY or part != self._part:
+            self._last, self._part = now, part
             self.send(progress=[done, total, part])
 
 
@@ -86,6 +91,7 @@ def main() -> None:
     site = Site(Path(), progress=answers.progress)
     while True:
         request = json.loads(requests.get())
+        answers.begin()
         if "log" in request:
             _write_log_to(request["log"])
         try:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from converters.errors import InputError
 from converters.llamacpp import rpc
 from converters.source import Source
 from sweep.fit.draft import ModelDraft
@@ -30,7 +31,8 @@ class FitInputs:
 
     `own_files` are the variants that the model itself has, by name: the model if it is a GGUF file, or the files of a
     repository. `remote` are the RPC devices that simulate the machine's GPUs; empty if this llama.cpp does not support
-    RPC. `projector` is the vision tower, if it counts, `draft` a second model for speculative decoding.
+    RPC. `projector` is the vision tower, if it counts, `draft` a second model for speculative decoding. `begin` is
+    called before llama.cpp reads a file, with its path, or the name of a variant that is a file.
     """
 
     source: Source
@@ -41,3 +43,12 @@ class FitInputs:
     options: FitOptions
     projector: ProjectorFit | None = None
     draft: ModelDraft | None = None
+    begin: Callable[[str], None] = lambda _: None
+
+
+class UnreadableFile(InputError):
+    """llama.cpp cannot read a file of a repository: its path, and the reason."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = path, reason

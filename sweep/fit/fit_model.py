@@ -6,7 +6,7 @@ Both use a ghost of the model, a file with its metadata and tensor shapes but wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -15,12 +15,12 @@ from converters.gguf_repository import publisher_names
 from converters.llamacpp import rpc
 from converters.llamacpp.container import Field
 from converters.recipes import projector_recipes
-from converters.resolver import FoundModel, ModelForm, Need, find_model, find_repository, is_repository
+from converters.resolver import FoundModel, ModelForm, Need, find_model, find_repository, names_repository
 from presets.long_context import Yarn, long_context
 from sweep.defaults import DEFAULT_CONTEXT
 from sweep.fit.contexts import MAX_SEQUENCES
 from sweep.fit.draft import model_draft
-from sweep.fit.fit_inputs import FitInputs, OwnFile
+from sweep.fit.fit_inputs import FitInputs, OwnFile, UnreadableFile
 from sweep.fit.fit_report import MTP, FitOptions, FitReport, FitRow
 from sweep.fit.formulas import ContextFormulas
 from sweep.fit.hardware import Device
@@ -32,7 +32,14 @@ from sweep.kv_cache import KVCache
 from sweep.variant_name import MMPROJ, cache_axis, split_cache, split_projector
 
 
-def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions) -> FitReport:
+def fit_model(
+    model: str,
+    variants: Sequence[str],
+    devices: Sequence[Device],
+    options: FitOptions,
+    begin: Callable[[str], None] = lambda _: None,
+    unreadable: Mapping[str, str] | None = None,
+) -> FitReport:
     """The memory of each variant of `model`, and its placement on `devices`.
 
     Args:
@@ -42,11 +49,30 @@ def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], op
         devices: in llama.cpp's order. A device of the kind "cpu" is the host's RAM. Without one, real GPUs are combined
             with this machine's RAM, and simulated GPUs with as much RAM as is needed.
         options: how the model will run.
+        begin: called with the path of a file of a repository before llama.cpp reads it, because it can abort.
+        unreadable: files of repositories that are left out, by path, with the reasons.
 
-    Raises InputError if the model or a variant is not found, or if an option is out of range.
+    A file of a repository that llama.cpp rejects is left out too, with a note. Raises InputError if the model or a
+    variant is not found, or if an option is out of range.
     """
     _validate(options)
-    resolved = find_model(model, Need.HEADERS)
+    found, left_out = find_model(model, Need.HEADERS), dict(unreadable or {})
+    while True:
+        try:
+            return _report(found.without(left_out), variants, devices, options, begin, left_out)
+        except UnreadableFile as error:
+            left_out[error.path] = error.reason
+
+
+def _report(
+    resolved: FoundModel,
+    variants: Sequence[str],
+    devices: Sequence[Device],
+    options: FitOptions,
+    begin: Callable[[str], None],
+    unreadable: Mapping[str, str],
+) -> FitReport:
+    """See fit_model. Raises UnreadableFile if llama.cpp rejects a file of a repository."""
     source = resolved.open(resolved.name, requantize=True)
     shape = ModelShape.of(source.structure, source.tensors)
     if options.draft == MTP and not shape.mtp:
@@ -65,7 +91,7 @@ def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], op
             f"{resolved.name}: the images take {tokens} tokens, but the context has {options.context}; give a"
             " longer one by --ctx, or fewer images"
         )
-    own_files, names = _own_files(resolved, [name.strip() for name in variants])
+    own_files, names, problems = _own_files(resolved, [name.strip() for name in variants], unreadable)
     named = list(dict.fromkeys(map(_canonical_name, names)))
     machine = FitMachine.of(devices)
     if len(machine.gpus) > rpc.MAX_DEVICES:
@@ -77,7 +103,7 @@ def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], op
         if options.draft not in ("", MTP):
             vocabulary = ContextFormulas.of(source.structure).vocabulary
             draft = stack.enter_context(model_draft(options, shape, vocabulary, remote))
-        inputs = FitInputs(source, own_files, shape, machine, remote, options, projector, draft)
+        inputs = FitInputs(source, own_files, shape, machine, remote, options, projector, draft, begin)
         names = named or default_variants(inputs)
         if options.draft:
             names = [name for name in names if fit_kind(name).has_draft or name in named]
@@ -96,13 +122,14 @@ def fit_model(model: str, variants: Sequence[str], devices: Sequence[Device], op
         parallel=options.parallel,
         devices=tuple(devices),
         rows=tuple(found[name] for name in names),
-        notes=(*resolved.notes, *_yarn_notes(options.yarn, trained), *_notes(machine, bool(remote))),
+        notes=(*resolved.notes, *problems, *_yarn_notes(options.yarn, trained), *_notes(machine, bool(remote))),
         bytes_read=resolved.bytes_read,
         draft=options.draft or None if draft is None else draft.name,
         architecture=shape.architecture,
         trained_context=trained,
         projector=projector,
         yarn=options.yarn,
+        unreadable=unreadable,
     )
 
 
@@ -216,32 +243,37 @@ def _validate(options: FitOptions) -> None:
         raise InputError(f"a V cache of {options.kv_type_v} needs flash attention")
 
 
-def _own_files(found: FoundModel, variants: Sequence[str]) -> tuple[dict[str, OwnFile], list[str]]:
-    """The files of the model and of repositories among `variants`, by name, and the names of the variants.
+def _own_files(
+    found: FoundModel, variants: Sequence[str], unreadable: Mapping[str, str]
+) -> tuple[dict[str, OwnFile], list[str], list[str]]:
+    """The files of the model and of repositories among `variants`, by name, the names of the variants, and notes on
+    files of these repositories that are left out.
 
     A quant that a repository has is one of its files. Raises InputError.
     """
     if found.repository is None and found.form is ModelForm.GGUF:
         name = found.path.name if found.remote is None else found.remote.names[0].rpartition("/")[2]
-        return {f"{'gguf' if found.remote is None else 'hub'}:{name}": OwnFile()}, list(variants)
-    others = {name: one for name in variants if is_repository(name) and (one := find_repository(name)) is not None}
+        return {f"{'gguf' if found.remote is None else 'hub'}:{name}": OwnFile()}, list(variants), []
+    named = {name: find_repository(name) for name in variants if names_repository(name)}
+    others = {name: one.without(unreadable) for name, one in named.items() if one is not None}
     own = [] if found.repository is None else [found.repository]
     pairs = [(one, file) for one in (*own, *others.values()) for file in one.files]
     names = publisher_names([(one.repository, one.variant(file)) for one, file in pairs])
     files = {name: OwnFile(file.path, one.spec(file)) for name, (one, file) in zip(names, pairs, strict=True)}
     wanted = []
     for name in variants:
-        base, projector = split_projector(name)
+        plain, cache = split_cache(name)
+        base, projector = split_projector(plain)
         if name in others:
             wanted += [own for own, (one, _) in zip(names, pairs, strict=True) if one is others[name]]
             continue
         file = None if found.repository is None else found.repository.find(base)
         place = None if file is None else next(i for i, (_, one) in enumerate(pairs) if one is file)
         known = base if place is None else names[place]
-        wanted.append(known if projector is None else f"{known}{MMPROJ}{projector}")
+        wanted.append(known + cache_axis(cache) + ("" if projector is None else f"{MMPROJ}{projector}"))
     if others and found.repository is not None and len(others) == len(variants):  # in addition to the model's own
         wanted = [*(own for own, (one, _) in zip(names, pairs, strict=True) if one is found.repository), *wanted]
-    return files, wanted
+    return files, wanted, [f"left out: {problem}" for one in others.values() for problem in one.problems]
 
 
 def _notes(machine: FitMachine, has_rpc: bool) -> list[str]:

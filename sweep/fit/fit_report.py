@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -153,6 +153,7 @@ class FitReport:
     trained_context: int | None = None  # the longest context of the model; None in reports of earlier versions
     projector: ProjectorFit | None = None  # the vision tower, if it counts
     yarn: Yarn | None = None  # how the model runs a context that is longer than the trained one
+    unreadable: Mapping[str, str] = field(default_factory=dict)  # reasons by path: files of repositories without a row
 
     def kv_type_of(self, row: FitRow) -> str:
         """The type of a row's KV cache."""

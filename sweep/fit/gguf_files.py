@@ -9,6 +9,7 @@ from pathlib import Path
 
 from converters import recipes
 from converters.catalogue import missing_vocabulary_bytes
+from converters.errors import InputError
 from converters.gguf_source import GGUFSource
 from converters.llamacpp.container import data_bytes, header_bytes
 from converters.llamacpp.ghost import ghost
@@ -19,7 +20,7 @@ from converters.resolver import Need, find_file
 from converters.source import Source
 from sweep.fit.contexts import ALONE, Contexts
 from sweep.fit.draft import MODEL_WITH_MTP, MTP_DRAFT, MtpDraft, draft_options
-from sweep.fit.fit_inputs import FitInputs, OwnFile
+from sweep.fit.fit_inputs import FitInputs, OwnFile, UnreadableFile
 from sweep.fit.fit_report import MTP, FitRow
 from sweep.fit.formulas import ContextFormulas
 from sweep.fit.gguf_rows import FitFile, gguf_row
@@ -54,8 +55,15 @@ def _file_rows(names: Sequence[str], inputs: FitInputs) -> dict[str, FitRow]:
     found: dict[str, FitRow] = {}
     for name in names:
         own = inputs.own_files.get(name)
-        source = inputs.source if own is not None and own.path is None else _opened(name, own)
-        found |= _rows(source, [name], inputs, None if own is None else own.spec)
+        path = None if own is None else own.path
+        inputs.begin(name if path is None else str(path))
+        source = inputs.source if own is not None and path is None else _opened(name, own)
+        try:
+            found |= _rows(source, [name], inputs, None if own is None else own.spec)
+        except InputError as error:
+            if path is None:
+                raise
+            raise UnreadableFile(str(path), str(error).removeprefix(f"{source.name}: ")) from error
     return found
 
 

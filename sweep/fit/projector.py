@@ -18,7 +18,7 @@ from converters.llamacpp.ghost import ghost
 from converters.llamacpp.projector import RESERVED_PATCHES, projector_memory
 from converters.llamacpp.reader import read_header
 from converters.plan import plan_export
-from converters.projector_file import DEFAULT_TYPE, projectors_beside, read_projector
+from converters.projector_file import DEFAULT_TYPE, of_type, projectors_beside, read_projector
 from converters.projector_source import ProjectorSource
 from converters.recipes import PROJECTOR_QUANTS, projector_recipes
 from converters.source import Source
@@ -97,12 +97,13 @@ def _beside(source: Source, name: str, options: FitOptions) -> _Tower:
             reasons.append(error)
     if not fitting:
         raise reasons[0]
-    if len(fitting) > 1:
+    usual = of_type([Path(tower.name) for tower in fitting], DEFAULT_TYPE)
+    if len(fitting) > 1 and usual is None:
         names = ", ".join(Path(tower.name).name for tower in fitting)
         raise InputError(
             f"{source.path.parent}: has several projector files of this model: {names}; choose one by --mmproj FILE"
         )
-    return fitting[0]
+    return next((tower for tower in fitting if tower.name == str(usual)), fitting[0])
 
 
 def _scaled(tower: _Tower, patches: int, flash_attention: bool) -> int:

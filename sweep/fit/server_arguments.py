@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from converters.hub import HubFile
-from converters.resolver import HUB_FILE
+from converters.hub import HUB, HubFile
 from presets.long_context import Yarn
 
 BATCH, UBATCH = 2048, 512  # llama.cpp's defaults
@@ -61,8 +60,8 @@ def model_words(file: str, projector: str = "") -> list[str]:
     counted. A certain revision has to be downloaded first.
     """
     images = ["--mmproj", f"./{projector}" if projector.startswith("-") else projector] if projector else []
-    if file.startswith(HUB_FILE):
-        remote = HubFile.parse(file.removeprefix(HUB_FILE))
+    if file.startswith(HUB):
+        remote = HubFile.parse(file.removeprefix(HUB))
         if remote.revision is None:
             return ["-hf", remote.repository, "--hf-file", remote.names[0], *(images or ["--no-mmproj"])]
         file = remote.names[0]

@@ -87,6 +87,8 @@ class StoredJob(Job[R]):
     - `is_preparation`: the job makes files for other jobs. It runs before the measurements, in a worker of its own.
     - `auxiliary`: the job runs only if another job needs it.
     - `output_is_model`: `output` is a model, which `--keep` keeps or removes when the run ends.
+    - `output_is_download`: `output` is a copy of a published file. Without `--keep` it is removed as soon as it is
+      measured.
     - `has_cell_per_variant`: for a preparation: every variant that uses the file has a cell for it, because the result
       is part of the variant's figures. Otherwise only the first variant has one. The work is done once in either case.
     """
@@ -98,6 +100,7 @@ class StoredJob(Job[R]):
     is_preparation: ClassVar[bool] = False
     auxiliary: ClassVar[bool] = False
     output_is_model: ClassVar[bool] = False
+    output_is_download: ClassVar[bool] = False
     has_cell_per_variant: ClassVar[bool] = False
 
     @abstractmethod

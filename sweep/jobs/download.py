@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from converters.atomic import publish
 from converters.errors import InputError
-from converters.gguf_repository import HUB
+from converters.hub import HUB
 from converters.hub_files import RepositoryFile, download
 from converters.partial import partial_name
 from sweep import format as fmt
@@ -52,6 +52,7 @@ class DownloadJob(StoredJob[DownloadResult]):
     is_preparation = True
     auxiliary = True
     output_is_model = True
+    output_is_download = True
     in_background = True
 
     repository: str

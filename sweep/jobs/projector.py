@@ -39,7 +39,8 @@ class ProjectorJob(StoredJob[ProjectorResult]):
     """Write the vision tower of the checkpoint `source` to `file` as `quant`. Without `source`, `file` is the user's.
 
     `content` is a hash of the checkpoint's content, or of the file's. `label` is the quant with the version of its mix,
-    `quant` the type's name, or the name of the user's file.
+    `quant` the type's name, or the name of the user's file. `header` is a copy of the header of a file that has to be
+    downloaded.
     """
 
     kind = "projector"
@@ -56,6 +57,7 @@ class ProjectorJob(StoredJob[ProjectorResult]):
     content: str
     engine: str
     source: Artefact | None = None
+    header: Artefact | None = None
 
     def identity(self, resources: ComputeResources) -> Any:
         own = {"content": self.content, "quant": self.label, "engine": self.engine}

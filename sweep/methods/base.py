@@ -154,6 +154,10 @@ class Variant(ABC):
         """Bytes of all parts of the user's file; 0 if a job makes the variant."""
         return 0
 
+    def as_origin(self, inputs: SweepInputs) -> Origin:
+        """The origin of quants that are made from the variant's file, which is the model of `inputs`."""
+        return inputs.origin
+
     def distinct_name(self, text: str) -> str:
         """Another name for the variant, if another variant has the same name. `text` is what the user wrote."""
         return text
@@ -164,20 +168,17 @@ def cells_for(
 ) -> list[Cell]:
     """All cells of a variant: those that make it, then those that measure it."""
     preparation, model = variant.prepare(inputs, imatrix)
+    tower = None if model.images is None else model.images.projector_key
+    for_images = {key for cell in preparation if cell.key == tower for key in (cell.key, *cell.needs)}
     cells = []
     for measurement in registry.measurements(inputs.measure):
         for planned in measurement(model, inputs, baseline):
             equivalent = None if planned.equivalent is None else planned.equivalent.key(inputs.resources)
             key = planned.job.key(inputs.resources)
-            needs = tuple(cell.key for cell in preparation if _is_read(cell.key, planned.job, model))
+            takes_images = isinstance(planned.job, MeasurementJob) and planned.job.model.images is not None
+            needs = tuple(cell.key for cell in preparation if takes_images or cell.key not in for_images)
             cells.append(Cell(key, variant.name, planned.name, planned.job, needs, planned.optional_needs, equivalent))
     return preparation + cells
-
-
-def _is_read(key: str, job: StoredJob[Any], model: MeasuredModel) -> bool:
-    """Whether a job of the variant needs this preparation: the projector file is only for jobs with images."""
-    projector = None if model.images is None else model.images.projector_key
-    return key != projector or (isinstance(job, MeasurementJob) and job.model.images is not None)
 
 
 def preparation_cell(

@@ -29,7 +29,7 @@ from sweep.variant_name import MMPROJ, cache_axis, split_cache
 
 
 @dataclass(frozen=True)
-class _Axes:
+class Axes:
     """What a variant's name says of how its file is run; None: as the sweep does."""
 
     projector: Projector | None = None
@@ -47,11 +47,14 @@ class _Axes:
         return cache_axis(self.cache) + ("" if projector is None else f"{MMPROJ}{projector.quant or projector.file}")
 
 
-def _parse_axes(text: str) -> tuple[str, _Axes]:
+AS_THE_SWEEP = Axes()
+
+
+def parse_axes(text: str) -> tuple[str, Axes]:
     """The part of a variant's name before the axes, and these. Raises InputError."""
     plain, cache = split_cache(text)
     base, projector = parse_projector(plain)
-    return base, _Axes(projector, cache)
+    return base, Axes(projector, cache)
 
 
 def with_cache(settings: Settings, cache: KVCache | None) -> Settings:
@@ -74,7 +77,7 @@ class Quant(Variant):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        base, axes = _parse_axes(text)
+        base, axes = parse_axes(text)
         quant = recipe(base).name
         return cls(quant + axes.suffix, quant, axes.projector, axes.cache)
 
@@ -142,7 +145,7 @@ class Quant(Variant):
         return self.distinct_name(self.name)
 
     def distinct_name(self, text: str) -> str:
-        return text if self.projector_file is None else self.quant + _Axes(self.projector, self.cache).distinct_suffix
+        return text if self.projector_file is None else self.quant + Axes(self.projector, self.cache).distinct_suffix
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ class OwnMix(Quant):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        base, axes = _parse_axes(text)
+        base, axes = parse_axes(text)
         found = recipe(base)
         return cls(f"{MIX_PREFIX}{found.title}{axes.suffix}", found.name, axes.projector, axes.cache)
 
@@ -163,7 +166,7 @@ class OwnMix(Quant):
 
     @property
     def fit_name(self) -> str:
-        return self.quant + _Axes(self.projector, self.cache).suffix
+        return self.quant + Axes(self.projector, self.cache).suffix
 
     def distinct_name(self, text: str) -> str:
         return text
@@ -218,7 +221,7 @@ class GGUFFile(Variant):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        base, axes = _parse_axes(text)
+        base, axes = parse_axes(text)
         file = Path(base.partition(":")[2]).expanduser()
         if not file.is_file():
             raise InputError(f"{base}: there is no such file")
@@ -234,6 +237,10 @@ class GGUFFile(Variant):
             return [], model
         cell, model = with_projector(self, self.projector, model, read_header(file).metadata, file, inputs)
         return [cell], model
+
+    @property
+    def axes(self) -> Axes:
+        return Axes(self.projector, self.cache)
 
     @property
     def names_projector(self) -> bool:
@@ -254,7 +261,7 @@ class GGUFFile(Variant):
     def distinct_name(self, text: str) -> str:
         if self.file is None:
             return text
-        return f"gguf:{self.file}{_Axes(self.projector, self.cache).distinct_suffix}"
+        return f"gguf:{self.file}{self.axes.distinct_suffix}"
 
 
 @dataclass(frozen=True)
@@ -267,7 +274,7 @@ class HubGGUF(GGUFFile):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        base, axes = _parse_axes(text)
+        base, axes = parse_axes(text)
         rest = base.partition(":")[2]
         name = f"hub:{rest.rpartition('/')[2]}{axes.suffix}"
         return cls(name, projector=axes.projector, cache=axes.cache, remote=HubFile.parse(rest))

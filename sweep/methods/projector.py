@@ -1,7 +1,7 @@
 """The projector file of a GGUF variant, which llama.cpp needs to read images: +mmproj=TYPE|FILE in the variant's name.
 
 A variant that names none has the default type if its model is a checkpoint, from which the file is made, or else the
-projector file next to its own file.
+projector file next to its own file. If there are several, their names say the type.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from converters.errors import InputError
 from converters.gguf_source import gguf_fingerprint
 from converters.llamacpp.container import Field
 from converters.plan import projector_name
-from converters.projector_file import DEFAULT_TYPE, projectors_beside, read_projector
+from converters.projector_file import DEFAULT_TYPE, of_type, projectors_beside, read_projector
 from converters.recipes import PROJECTOR_QUANTS, projector_recipes
 from sweep.artefact import Artefact
 from sweep.backends.projector_settings import require_same_settings, settings_of
@@ -67,8 +67,8 @@ def projector_job(
     origin, engine, tower = inputs.origin, engine_versions("gguf"), inputs.images.tower
     own = None if projector is None else projector.file
     quant = None if projector is None else projector.quant
-    if own is None and quant is None and tower is None:
-        own = projector_beside(variant, text, file)
+    if own is None and tower is None:
+        own = projector_beside(variant, text, file, quant)
     if own is not None:
         settings = settings_of(own, read_projector(own, text, variant).metadata)
         require_same_settings(
@@ -90,8 +90,11 @@ def image_inputs(job: ProjectorJob, inputs: SweepInputs) -> ImageInputs:
     return ImageInputs(inputs.images.settings, job.file, job.key(inputs.resources))
 
 
-def projector_beside(variant: str, text: Mapping[str, Field], file: Path | None) -> Path:
-    """The projector file next to the variant's own file that belongs to it. Raises InputError if there is none."""
+def projector_beside(
+    variant: str, text: Mapping[str, Field], file: Path | None, quant: str | None = None
+) -> Path | None:
+    """The projector file next to the variant's own file that belongs to it. If there are several, it is that of the
+    type `quant`, or of the default type. Raises InputError if there is none; returns None if none is a `quant`."""
     fitting, reasons = [], []
     for path in () if file is None else projectors_beside(file):
         try:
@@ -99,8 +102,12 @@ def projector_beside(variant: str, text: Mapping[str, Field], file: Path | None)
             fitting.append(path)
         except InputError as error:
             reasons.append(error)
+    if quant is not None:
+        return of_type(fitting, quant)
     if len(fitting) == 1:
         return fitting[0]
+    if (usual := of_type(fitting, DEFAULT_TYPE)) is not None:
+        return usual
     if fitting:
         names = ", ".join(path.name for path in fitting)
         raise InputError(f"{variant}: has several projector files next to it: {names}; add {MMPROJ}FILE to choose one")

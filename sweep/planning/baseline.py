@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from converters.errors import InputError
+from converters.llamacpp.reader import read_header
 from sweep.artefact import sampled_digest
 from sweep.defaults import MARGIN_BYTES
 from sweep.devices import ALL_LAYERS, MachineMemory
@@ -71,7 +72,8 @@ def writable_base_file(file: Path) -> Path:
 
 
 def find_reference(text: str) -> ReferenceFile | str:
-    """The file that --reference names, or `text` itself if it is a variant. Raises InputError if it is neither."""
+    """The file of log-probabilities that --reference names, or the name of the variant: `text` itself, or that of the
+    GGUF file at this path. Raises InputError if it is neither."""
     from sweep.measure.reference import open_reference  # loads scipy
 
     path = Path(text).expanduser()
@@ -85,7 +87,8 @@ def find_reference(text: str) -> ReferenceFile | str:
     else:
         return text
     if path.suffix == ".gguf":
-        raise InputError(f"{text}: this is a model, not a file of log-probabilities; give --reference gguf:{text}")
+        read_header(path)  # a damaged file is an error before any work
+        return f"gguf:{text}"
     opened = open_reference(path.resolve())
     return ReferenceFile(path.resolve(), opened.n_ctx, opened.first, opened.model)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from converters.errors import InputError
 from converters.llamacpp.load import LoadOptions
@@ -20,22 +21,37 @@ from sweep.format import size
 from sweep.jobs.base import JobFailed, RunJob
 from sweep.methods.base import Variant
 from sweep.results.plan import TooLarge
+from sweep.variant_name import split_cache
 
 
 def fit(
     model: str, variants: Sequence[str], devices: Sequence[Device], options: FitOptions, run_job: RunJob
 ) -> FitReport:
-    """The report of `fit_model`. A worker computes it for models that do not come with this program. If it dies,
-    the model is to blame: InputError."""
+    """The report of `fit_model`. A worker computes it for models that do not come with this program. If it dies, the
+    file that llama.cpp read is to blame: a file of a repository is left out, with a note. Raises InputError for another
+    one."""
     models = [model, *([options.draft] if options.draft not in ("", MTP) else [])]
     if all(map(is_known_offline, models)) and not any(is_file(name) for name in variants):
         return fit_model(model, variants, devices, options)
     from sweep.jobs.fit import FitJob
 
-    try:
-        return run_job(FitJob(model, tuple(variants), tuple(devices), options)).report
-    except JobFailed as error:
-        raise InputError(f"{model}: {error}") if error.died else error from error
+    unreadable: dict[str, str] = {}
+    reading: list[str] = []
+
+    def begin(_done: int, _total: int, file: str) -> None:
+        reading.append(file)
+
+    while True:
+        reading[:] = [model]
+        try:
+            return run_job(FitJob(model, tuple(variants), tuple(devices), options, unreadable), begin).report
+        except JobFailed as error:
+            if not error.died:
+                raise
+            file = reading[-1]
+            if file == model or file in unreadable or not Path(file).is_file():
+                raise InputError(f"{file}: {error}") from error
+            unreadable[file] = f"llama.cpp cannot load this model: {error}"
 
 
 @dataclass(frozen=True)
@@ -59,8 +75,10 @@ def fit_variants(
         row = rows.get(variant.fit_name or "")
         if variant.file_path is not None:
             own = variant.projector_file  # one that is made from the checkpoint is not counted
-            images = replace(options, projector=own is not None, mmproj="" if own is None else str(own))
-            row = fit(str(variant.file_path), [], devices, images, run_job).rows[0]
+            cache = split_cache(variant.name)[1] or options.kv_cache
+            how = replace(options, projector=own is not None, mmproj="" if own is None else str(own))
+            how = replace(how, kv_type_k=cache.k, kv_type_v=cache.v)
+            row = fit(str(variant.file_path), [], devices, how, run_job).rows[0]
         if row is not None and verdict(row) is Verdict.DOES_NOT_FIT:
             large[variant.name] = _too_large(row, devices)
         elif row is not None and row.kind == GGUF and _has_a_place(row, several):

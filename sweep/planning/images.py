@@ -74,5 +74,6 @@ def _limited(settings: Preprocessing, request: Request) -> ImageSettings:
 def _of_projector(source: Source, variants: Sequence[Variant]) -> Preprocessing:
     """The settings of the first projector file that a variant names, or of the one next to the model's file."""
     named = next((file for variant in variants if (file := variant.projector_file) is not None), None)
-    path: Path = named or projector_beside(variants[0].name, source.structure, source.path)
+    path: Path | None = named or projector_beside(variants[0].name, source.structure, source.path)
+    assert path is not None  # no type is asked for
     return settings_of(path, read_header(path).metadata)

@@ -11,7 +11,7 @@ from converters.errors import InputError
 from converters.gguf_repository import GGUFRepository
 from converters.llamacpp.load import LoadOptions
 from converters.mixes import xl_mixes
-from converters.resolver import Need, find_repository, is_repository, open_source
+from converters.resolver import Need, find_repository, names_repository, open_source
 from sweep import devices
 from sweep.artefact import Artefact
 from sweep.defaults import DEFAULT_CONTEXT
@@ -27,7 +27,7 @@ from sweep.jobs.settings import Settings
 from sweep.measure.task_options import TaskOptions
 from sweep.methods.base import PredictedSize, Variant
 from sweep.methods.gguf import quant_sizes
-from sweep.methods.published import PublishedGGUF, published_variant, with_publishers
+from sweep.methods.published import published_variant, with_publishers
 from sweep.methods.registry import method, parse_list, predicted_sizes, with_baselines, with_files
 from sweep.planning import preset
 from sweep.planning.baseline import (
@@ -50,7 +50,7 @@ from sweep.planning.model import ResolvedModel, published_model, resolve
 from sweep.planning.needle import with_needle_files
 from sweep.planning.piped_text import is_pipe
 from sweep.planning.planner import PlanSpec, make_plan
-from sweep.planning.repository import choose, published_imatrix, published_variants
+from sweep.planning.repository import CHECKPOINT_REFERENCE, choose, published_imatrix, published_variants
 from sweep.planning.request import Request
 from sweep.planning.tasks import require_known, tasks_for
 from sweep.planning.texts import FoundText, calibration_text, text_only_warning, texts_for
@@ -112,10 +112,7 @@ def prepare(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
     automatic = request.reference == AUTO
     reference = find_reference(chosen.reference if automatic else request.reference or chosen.reference)
     file = reference if isinstance(reference, ReferenceFile) else None
-    if file is not None and TEXT not in measure:
-        raise InputError(
-            f"--reference {file.path}: variants are compared with it on its text, which --measure leaves out; add text"
-        )
+    _require_text(file, measure)
     published = _published(request, say, host)
     parsed = _parse_variants(request, _variants(chosen, request, reference), published)
     if isinstance(reference, str):
@@ -135,6 +132,14 @@ def prepare(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
     return _plan(request, model, parsed, chosen.name, say, host, measure, file=file, reference_layers=layers)
 
 
+def _require_text(file: ReferenceFile | None, measure: Sequence[str]) -> None:
+    """Raises InputError if variants would be compared with a file on a text that is not measured."""
+    if file is not None and TEXT not in measure:
+        raise InputError(
+            f"--reference {file.path}: variants are compared with it on its text, which --measure leaves out; add text"
+        )
+
+
 def _prepare_published(
     request: Request,
     repository: GGUFRepository,
@@ -144,24 +149,24 @@ def _prepare_published(
     measure: tuple[str, ...],
 ) -> Sweep:
     """Plan a sweep over files that somebody published; the variants of the preset do not apply. Raises InputError."""
-    for problem in repository.problems:
-        say(f"left out: {problem}")
     choice = choose(repository, request, say, host.run_job)
+    repository = choice.repository
     for line in choice.notes:
         say(line)
+    _require_text(choice.reference_file, measure)
     model = choice.checkpoint or published_model(repository)
-    if request.window is None:
+    if request.window is None and choice.reference_file is None:
         request = replace(request, window=_preset_window(chosen, model, say))
-    if request.ngl is not None:
-        layers: int | None = request.ngl
-    elif choice.reference_bytes is not None:
+    layers = request.ngl
+    if layers is None and choice.reference_bytes is not None:
         layers = gpu_layers(choice.reference_bytes, model.layers, devices.memory())
-    else:
+    elif layers is None and choice.reference == CHECKPOINT_REFERENCE:
         _, layers = _place_reference([FLOAT], model, request, host)
     makes = choice.weights is not None or choice.checkpoint is not None
     if makes and request.imatrix is None and any(variant.uses_imatrix for variant in choice.variants):
         request = replace(request, imatrix=published_imatrix(repository, say))
     about = {"id": repository.id, "revision": repository.revision, "notes": list(choice.notes)}
+    about["reference"] = choice.reason
     return _plan(
         request,
         model,
@@ -170,6 +175,7 @@ def _prepare_published(
         say,
         host,
         measure,
+        file=choice.reference_file,
         reference_layers=layers,
         repository=about,
         weights=None if choice.weights is None else published_variant(repository, choice.weights),
@@ -217,7 +223,8 @@ def projector_sizes(sweep: Sweep, host: Host) -> dict[str, ProjectorResult]:
     MissingRuntime."""
     jobs = {cell.key: cell.job for cell in sweep.plan.cells if isinstance(cell.job, ProjectorJob)}
     root = sweep.workspace.root
-    names = {key: str(job.file.under(root)) if job.source is None else job.quant for key, job in jobs.items()}
+    files = {key: (job.header or job.file).under(root) for key, job in jobs.items() if job.source is None}
+    names = {key: str(files[key]) if key in files else job.quant for key, job in jobs.items()}
     if not names:
         return {}
     job = ProjectorSizesJob(sweep.origin.source.name, sweep.origin.name, tuple(sorted(set(names.values()))))
@@ -233,7 +240,7 @@ def _file_variant(model: str) -> str:
 def _published(request: Request, say: Callable[[str], None], host: Host) -> dict[str, list[Variant]]:
     """The variants of repositories of GGUF files in --variants, by the name of the repository there."""
     names = variant_names((request.variants or "").removeprefix("="))
-    return {name: published_variants(name, request, say, host.run_job) for name in names if is_repository(name)}
+    return {name: published_variants(name, request, say, host.run_job) for name in names if names_repository(name)}
 
 
 def _parse_variants(
@@ -338,7 +345,7 @@ def _plan(
         depths=checked_depths(request.depth, model),
         draft=draft_model(request.draft, settings),
     )
-    if isinstance(weights, PublishedGGUF):
+    if weights is not None:
         inputs = replace(inputs, origin=weights.as_origin(inputs))
     reference = variants[0].name if file is None else file.name
     _check_cache(request, variants, None if single else reference, say)

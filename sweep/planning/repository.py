@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import log
 from pathlib import Path
 
 from converters.errors import InputError
-from converters.gguf_repository import GGUFRepository, PublishedFile
+from converters.gguf_repository import LOCAL, GGUFRepository, PublishedFile
 from converters.gguf_source import GGUFSource
-from converters.hub import HubFile, is_hub_id
+from converters.hub import HUB, HubFile, is_hub_id
 from converters.llamacpp.container import text
 from converters.llamacpp.reader import read_header
-from converters.resolver import find_repository, is_repository
+from converters.resolver import find_repository, names_repository
 from sweep import devices
 from sweep.analysis.fit_candidates import Measurements, expected_losses
 from sweep.defaults import MARGIN_BYTES
@@ -25,8 +26,10 @@ from sweep.fit.local_devices import local_devices
 from sweep.format import size
 from sweep.jobs.base import RunJob
 from sweep.methods.base import Variant
+from sweep.methods.gguf import AS_THE_SWEEP, Axes, parse_axes
 from sweep.methods.published import published_variant, with_publishers
 from sweep.methods.registry import parse
+from sweep.planning.baseline import AUTO, ReferenceFile, find_reference
 from sweep.planning.fit import fit
 from sweep.planning.model import ResolvedModel, resolve
 from sweep.planning.request import Request
@@ -38,6 +41,7 @@ ALL = "all"
 STEP = 1.2
 """Ratio of two sizes from which on both are measured by default: about half a bit per weight at 3 bits."""
 CHECKPOINT_REFERENCE = "BF16"
+CHOSEN = "which --reference names"
 
 Say = Callable[[str], None]
 
@@ -46,17 +50,24 @@ Say = Callable[[str], None]
 class PublishedChoice:
     """What a sweep over a repository measures.
 
+    - `repository`: without files that llama.cpp cannot read.
     - `variants`: the published files, and what is made beside them.
-    - `reference`: the name of the variant that the others are compared with; it is one of `variants`.
-    - `reference_bytes`: the memory that a published reference needs; None for one that is made from `checkpoint`.
+    - `reference`: the name of the variant that the others are compared with, the first of `variants`; or that of the
+      `reference_file`.
+    - `reference_bytes`: the memory that a published reference needs; None for another one.
     - `weights`: the unquantized file that quants are made from; None if none are, or if they are made from
       `checkpoint`, the original model.
+    - `reason`: why this is the reference, to be read after its name.
+    - `reference_file`: a file of log-probabilities that the variants are compared with instead of `reference`.
     - `notes` say for people what was chosen and why.
     """
 
+    repository: GGUFRepository
     variants: tuple[Variant, ...]
     reference: str
+    reason: str
     notes: tuple[str, ...]
+    reference_file: ReferenceFile | None = None
     reference_bytes: int | None = None
     weights: PublishedFile | None = None
     checkpoint: ResolvedModel | None = None
@@ -77,7 +88,9 @@ def published_variants(name: str, request: Request, say: Say, run_job: RunJob) -
     InputError."""
     repository = find_repository(name, say)
     assert repository is not None  # a hub id with the prefix is a repository, or an error
-    ladder, _ = _ladder(repository, _report(repository, request, run_job))
+    report = _report(repository, request, run_job)
+    repository = _readable(repository, report, say)
+    ladder, _ = _ladder(repository, report)
     return [published_variant(repository, file) for file in ladder]
 
 
@@ -87,61 +100,70 @@ class _Chooser:
     request: Request
     say: Say
     run_job: RunJob
-    files: list[PublishedFile] = field(default_factory=list)
+    files: list[tuple[PublishedFile, Axes]] = field(default_factory=list)
     others: list[Variant] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     original: str = ""  # the hub id of the original checkpoint
 
     def choice(self) -> PublishedChoice:
         report = _report(self.repository, self.request, self.run_job)
+        self.repository = _readable(self.repository, report, self.say)
         rows = {row.variant: row for row in report.rows}
         option = self.request.variants or ""
         names = variant_names(option.removeprefix("="))
         if not option.startswith("=") and ALL not in names:
             ladder, note = _ladder(self.repository, report)
-            self.files += ladder
+            self.files += _unchanged(ladder)
             self.notes += note
         for name in names:
             self._add(name)
         makes = any(variant.exported_quant is not None for variant in self.others)
         whole = self.repository.whole
         has_floats = whole.float_rank is not None
-        checkpoint = None if has_floats else self._checkpoint(needed=makes)
+        chosen = self.request.reference
+        may_be_made = chosen in (None, AUTO, CHECKPOINT_REFERENCE)
+        checkpoint = self._checkpoint(needed=makes) if not has_floats and (makes or may_be_made) else None
         if makes and has_floats:
-            self.files.append(whole)
+            self.files += _unchanged([whole])
         if makes and not has_floats and checkpoint is None:
             made = next(variant.name for variant in self.others if variant.exported_quant is not None)
             raise InputError(
                 f"{made}: {self.repository.id} has no such quant, and no unquantized file to make it from; it has"
                 f" {_names(self.repository)}"
             )
-        if checkpoint is not None and self.request.reference in (None, "auto", CHECKPOINT_REFERENCE):
-            return self._made(parse(CHECKPOINT_REFERENCE), checkpoint)
-        file, why = self._reference(rows)
-        self.notes.append(why)
-        variants = self._variants([file, *self.files])
+        if checkpoint is not None and may_be_made:
+            return self._with_checkpoint(parse(CHECKPOINT_REFERENCE), checkpoint)
+        weights = whole if makes and has_floats else None
+        made_from = checkpoint if makes else None
+        if chosen is not None and chosen != AUTO and self.repository.find(parse_axes(chosen)[0]) is None:
+            return self._with_file_of_user(chosen, weights, made_from)
+        file, axes, reason = self._reference(rows)
+        variants = tuple(self._variants([(file, axes), *self.files]))
         return PublishedChoice(
-            tuple(variants),
+            self.repository,
+            variants,
             variants[0].name,
-            tuple(self.notes),
-            rows[self.repository.variant(file)].total_bytes,
-            whole if makes and has_floats else None,
-            checkpoint if makes else None,
+            reason,
+            self._notes(variants[0].name, reason),
+            reference_bytes=rows[self.repository.variant(file)].total_bytes,
+            weights=weights,
+            checkpoint=made_from,
         )
 
     def _add(self, name: str) -> None:
         """Add what an item of --variants means."""
-        file = self.repository.find(name)
+        base, axes = parse_axes(name)
+        file = self.repository.find(base)
         if name == ALL:
-            self.files += self.repository.files
+            self.files += _unchanged(self.repository.files)
         elif file is not None:
-            self.files.append(file)
+            self.files.append((file, axes))
         else:
             self.others += self._others(name)
 
     def _others(self, name: str) -> list[Variant]:
         """The variants of another repository, or the one that is made."""
-        if is_repository(name):
+        if names_repository(name):
             return published_variants(name, self.request, self.say, self.run_job)
         try:
             return [parse(name)]
@@ -152,41 +174,73 @@ class _Chooser:
                 f"{name}: {self.repository.id} has no such quant; it has {_names(self.repository)}"
             ) from error
 
-    def _variants(self, files: Sequence[PublishedFile]) -> list[Variant]:
-        """The variants of files and the others, with the names of publishers where they are needed."""
-        own = [published_variant(self.repository, file) for file in dict.fromkeys(files)]
+    def _variants(self, files: Sequence[tuple[PublishedFile, Axes]]) -> list[Variant]:
+        """The variants of files and the others, with the names of publishers where they are needed. Those of one file
+        come after each other, because the file is on the disk until the last of them is measured."""
+        places = list(dict.fromkeys(file for file, _ in files))
+        ordered = sorted(dict.fromkeys(files), key=lambda pair: places.index(pair[0]))
+        own = [published_variant(self.repository, file, axes) for file, axes in ordered]
         return with_publishers([*own, *self.others])
 
-    def _made(self, reference: Variant, checkpoint: ResolvedModel) -> PublishedChoice:
+    def _notes(self, reference: str, reason: str) -> tuple[str, ...]:
+        return (*self.notes, f"the reference is {reference}, {reason}")
+
+    def _with_checkpoint(self, reference: Variant, checkpoint: ResolvedModel) -> PublishedChoice:
         """The choice with a reference that is made from the original checkpoint."""
         others = [variant for variant in self._variants(self.files) if variant.name != reference.name]
-        self.notes.append(
-            f"the reference is {reference.name}, made from {self.original}, the original checkpoint that the header"
-            f" names, because {self.repository.id} has no unquantized file"
+        reason = (
+            f"made from {self.original}, the original checkpoint that the header names, because {self.repository.id}"
+            " has no unquantized file"
         )
-        return PublishedChoice((reference, *others), reference.name, tuple(self.notes), checkpoint=checkpoint)
+        notes = self._notes(reference.name, reason)
+        variants = (reference, *others)
+        return PublishedChoice(self.repository, variants, reference.name, reason, notes, checkpoint=checkpoint)
 
-    def _reference(self, rows: Mapping[str, FitRow]) -> tuple[PublishedFile, str]:
-        """The file to compare with, and why: that of --reference, an unquantized one if it can run here, or else the
-        largest that can."""
+    def _with_file_of_user(
+        self, chosen: str, weights: PublishedFile | None, checkpoint: ResolvedModel | None
+    ) -> PublishedChoice:
+        """The choice with a reference that is no file of the repository: another GGUF file, or a file of
+        log-probabilities. Raises InputError if there is none."""
+        if not chosen.startswith((LOCAL, HUB)) and os.sep not in chosen and not Path(chosen).expanduser().exists():
+            raise InputError(
+                f"--reference {chosen}: {self.repository.id} has no such file; it has {_names(self.repository)}"
+            )
+        found = find_reference(chosen)
+        file = found if isinstance(found, ReferenceFile) else None
+        first = [] if isinstance(found, ReferenceFile) else [parse(found)]
+        name = first[0].name if file is None else file.name
+        variants = (*first, *(one for one in self._variants(self.files) if one.name != name))
+        return PublishedChoice(
+            self.repository,
+            variants,
+            name,
+            CHOSEN,
+            self._notes(name, CHOSEN),
+            file,
+            weights=weights,
+            checkpoint=checkpoint,
+        )
+
+    def _reference(self, rows: Mapping[str, FitRow]) -> tuple[PublishedFile, Axes, str]:
+        """The file to compare with, and why it is: that of --reference, an unquantized one if it can run here, or else
+        the largest that can."""
         repository, whole = self.repository, self.repository.whole
         chosen = self.request.reference
-        if chosen is not None and chosen != "auto":
-            file = repository.find(chosen)
-            if file is None:
-                raise InputError(f"--reference {chosen}: {repository.id} has no such file; it has {_names(repository)}")
-            return file, f"the reference is {repository.variant(file)}"
-        largest = max((file.file_bytes for file in self.files), default=0)
+        base, axes = parse_axes(chosen or AUTO)
+        named = repository.find(base)
+        if named is not None:
+            return named, axes, CHOSEN
+        largest = max((file.file_bytes for file, _ in self.files), default=0)
         runs = [one for one in repository.files if self._runs(rows[repository.variant(one)], one.file_bytes, largest)]
         if whole.float_rank is not None and whole in runs:
-            return whole, f"the reference is {repository.variant(whole)}, an unquantized file of {repository.id}"
+            return whole, AS_THE_SWEEP, f"an unquantized file of {repository.id}"
         quants = [file for file in repository.files if file.float_rank is None] or [whole]
         file = next((file for file in quants if file in runs), quants[-1])
         if whole.float_rank is None:
             why = f"{repository.id} has no unquantized file"
         else:
             why = f"{repository.variant(whole)}, {size(whole.file_bytes)}, is too large for this machine"
-        return file, f"the reference is {repository.variant(file)}, which is itself quantized, because {why}"
+        return file, AS_THE_SWEEP, f"which is itself quantized, because {why}"
 
     def _runs(self, row: FitRow, file_bytes: int, largest: int) -> bool:
         """Whether a file fits in memory and, with two others, on the disk."""
@@ -259,6 +313,15 @@ def _report(repository: GGUFRepository, request: Request, run_job: RunJob) -> Fi
     return fit(repository.pinned, [], places, options, run_job)
 
 
+def _readable(repository: GGUFRepository, report: FitReport, say: Say) -> GGUFRepository:
+    """The repository without files that llama.cpp cannot read. Says which files of it are not used. Raises InputError
+    if none is left."""
+    found = repository.without(report.unreadable)
+    for problem in found.problems:
+        say(f"left out: {problem}")
+    return found
+
+
 def _ladder(repository: GGUFRepository, report: FitReport) -> tuple[list[PublishedFile], list[str]]:
     """The files that fit, one of each step of sizes: the one with the least expected loss. Also what to say of it.
 
@@ -293,6 +356,11 @@ def _ladder(repository: GGUFRepository, report: FitReport) -> tuple[list[Publish
         f" measured: {', '.join(file.name for file in ladder)} (--variants all takes all)"
     )
     return ladder, [note]
+
+
+def _unchanged(files: Iterable[PublishedFile]) -> list[tuple[PublishedFile, Axes]]:
+    """The files as the sweep runs them."""
+    return [(file, AS_THE_SWEEP) for file in files]
 
 
 def _names(repository: GGUFRepository) -> str:

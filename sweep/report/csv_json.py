@@ -23,7 +23,7 @@ _PARTS = {
     ),
 }
 _HEAD = ("variant", "kind", "status", "error", "file_bytes", "bits_per_weight")
-_TAIL = ("reference", "task_reference", "kv_type", "device", "worse_than_rounding")
+_TAIL = ("reference", "task_reference", "reference_reason", "kv_type", "device", "worse_than_rounding")
 
 
 def finite(value: Any) -> Any:

@@ -67,6 +67,11 @@ class Plan:
         known = procedures()
         return all(self.procedures.get(cell.kind) == known.get(cell.kind) for cell in self.cells)
 
+    @property
+    def reference_reason(self) -> str | None:
+        """Why a sweep over a repository has this reference, to be read after its name; None for other sweeps."""
+        return self.about.get("repository", {}).get("reference")
+
     def reference_of(self, variant: str) -> str:
         """The variant that a variant is compared with: its method's baseline if that is in the plan, or the
         reference."""

@@ -173,8 +173,7 @@ def _record(variant: str, run: _RunResults) -> Record:
             file_bytes=skipped.file_bytes,
             bits_per_weight=skipped.bits_per_weight,
             memory=Memory(skipped.memory_bytes),
-            reference=plan.reference_of(variant),
-            task_reference=run.task_base(variant),
+            **_references(run, variant),
             **_conditions(run, variant),
         )
     cells = plan.cells_of(variant)
@@ -205,8 +204,7 @@ def _record(variant: str, run: _RunResults) -> Record:
         tasks={task: score for task, (score, _) in scores.items()},
         speed=None if speed is None else _speed(speed),
         speed_at_depth=_depth_speeds(cells, run),
-        reference=plan.reference_of(variant),
-        task_reference=run.task_base(variant),
+        **_references(run, variant),
         **_conditions(run, variant),
         figures={name: value for result in results.values() for name, value in result.figures.items()},
         unfinished=unfinished,
@@ -308,6 +306,13 @@ def _error_text(errors: dict[str, str]) -> str | None:
     for name, error in errors.items():
         cells.setdefault(error, []).append(name)
     return "; ".join(f"{', '.join(names)}: {error}" for error, names in cells.items()) or None
+
+
+def _references(run: _RunResults, variant: str) -> dict[str, Any]:
+    """The fields of Record for what the variant is compared with."""
+    plan, reference = run.plan, run.plan.reference_of(variant)
+    reason = plan.reference_reason if reference == plan.reference else None
+    return {"reference": reference, "task_reference": run.task_base(variant), "reference_reason": reason}
 
 
 def _conditions(run: _RunResults, variant: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 from hub_server import serve
 
 from converters.export import export
+from converters.llamacpp.container import encode_header, string
 from converters.resolver import open_source
 from presets import builtin_models
 
@@ -56,7 +57,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     export(source, {name: directory / f"micro-{name}.gguf" for name in ("BF16", "Q8_0")})
     export(source, {"Q2_K_XL": directory / "UD-Q2_K_XL/micro-UD-Q2_K_XL.gguf"}, max_part_bytes=1_000_000)
     (directory / "micro-imatrix.gguf").write_bytes(b"GGUF")
-    (directory / "mmproj-F16.gguf").write_bytes(b"GGUF")
+    (directory / "mmproj-F16.gguf").write_bytes(encode_header({"general.architecture": string("clip")}, []))
     return directory
 
 
@@ -78,10 +79,13 @@ def test_a_file_that_cannot_be_used_is_named_and_the_others_are_found(published:
     (damaged / "UD-Q2_K_XL/micro-UD-Q2_K_XL-00002-of-00003.gguf").unlink()
     lying = damaged / "micro-Q8_0.gguf"
     lying.write_bytes(lying.read_bytes()[:-5000])  # its header promises more
+    (damaged / "mmproj-F16.gguf").write_bytes(b"GGUF")
     with serve({"org/damaged": damaged}) as hub:
         found = ask(hub.url, "summary", tmp_path, "org/damaged")
     assert list(found["files"]) == ["BF16"]
-    missing, truncated = found["problems"]
+    missing, projector, truncated = found["problems"]
+    assert projector.startswith("org/damaged/mmproj-F16.gguf: ")
+    assert found["projectors"] == []
     assert missing == "UD-Q2_K_XL/micro-UD-Q2_K_XL-00002-of-00003.gguf is missing (1 of 3 parts are)"
     assert truncated.startswith("org/damaged/micro-Q8_0.gguf: is truncated")
 

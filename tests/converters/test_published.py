@@ -2,6 +2,7 @@
 
 import pytest
 
+from converters.gguf_repository import name_in_repository, publisher_names
 from converters.published import sort_files
 
 
@@ -52,3 +53,17 @@ def test_a_file_with_a_missing_part_is_left_out() -> None:
     found = sort_files(["a-Q4_0-00001-of-00003.gguf", "a-Q4_0-00003-of-00003.gguf", "a-Q8_0.gguf"])
     assert [quant.name for quant in found.quants] == ["Q8_0"]
     assert found.problems == ("a-Q4_0-00002-of-00003.gguf is missing (1 of 3 parts are)",)
+
+
+def test_files_of_several_publishers_have_names_that_differ_and_lead_back() -> None:
+    files = [
+        ("a/m-GGUF", "hub:Q4_K_M"),
+        ("b/m-GGUF", "hub:Q4_K_M"),
+        ("b/m-i1-GGUF", "hub:Q4_K_M"),
+        ("b/m-GGUF", "hub:IQ2_M"),
+    ]
+    names = publisher_names(files)
+    assert names == ["hub:a/Q4_K_M", "hub:b/m-GGUF/Q4_K_M", "hub:b/m-i1-GGUF/Q4_K_M", "hub:IQ2_M"]
+    assert [name_in_repository(name, repository) for name, (repository, _) in zip(names, files, strict=True)] == [
+        name for _, name in files
+    ]

@@ -113,7 +113,7 @@ def test_a_reference_file_decides_window_and_stride(tmp_path: Path) -> None:
         ("Q4_K_X", "did you mean"),
         ("/no/such.kld", "there is no such reference"),
         ("gguf:/no/such.gguf", "there is no such file"),
-        ("model.gguf", "give --reference gguf:"),
+        ("model.gguf", "is not a GGUF file"),
         ("words.txt", "neither a reference file nor a base file"),
         ("short.kld", "bytes, but by its header it should have"),
     ],

@@ -5,25 +5,38 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import COMMAND
+from command_line import COMMAND, call
 from hub_server import serve
+from vision_models import make_vision_model
 
 from converters.errors import InputError
 from converters.export import export
 from converters.imatrix import ImportanceMatrix, ImportanceStatistics
-from converters.llamacpp.container import encode_header, string
+from converters.llamacpp.container import encode_header, string, uint32
 from converters.llamacpp.reader import read_header
+from converters.projector_source import ProjectorSource
 from converters.resolver import open_source
 from presets import builtin_models
+from sweep.cli.run_output import describe_run
+from sweep.commands.fit import fit
 from sweep.execution.local import LocalHost
+from sweep.fit.fit_model import fit_model
+from sweep.fit.fit_report import FitOptions
+from sweep.fit.hardware import parse_devices
 from sweep.jobs.export import ExportJob
+from sweep.measure.basefile import BaseFileWriter
+from sweep.measure.perplexity import Windows
 from sweep.planning.prepare import Sweep, prepare
 from sweep.planning.request import Request
+from sweep.results.records import records
+from sweep.results.store import Store
 
 MICRO = builtin_models()["micro"]
 
@@ -46,12 +59,25 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def planned(directory: Path, workspace: Path, text: Path, variants: str | None = None) -> Sweep:
+def planned(
+    directory: Path,
+    workspace: Path,
+    text: Path,
+    variants: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    reference: Path | str | None = None,
+) -> Sweep:
     request = Request(
-        str(directory), variants=variants, tasks=("none",), perplexity=(text,), gpu=("12GiB",), workspace=workspace
+        str(directory),
+        variants=variants,
+        tasks=("none",),
+        perplexity=(text,),
+        gpu=("12GiB",),
+        workspace=workspace,
+        reference=None if reference is None else str(reference),
     )
     with LocalHost() as host:
-        return prepare(request, lambda _: None, host)
+        return prepare(request, say, host)
 
 
 def names(sweep: Sweep) -> list[str]:
@@ -69,6 +95,21 @@ def test_by_default_one_file_of_each_size_is_measured(published: Path, text: Pat
         planned(published, tmp_path, text, "=Q9")
 
 
+def test_published_files_take_the_axes_of_how_they_are_run(published: Path, text: Path, tmp_path: Path) -> None:
+    asked = "=Q4_K_M,Q3_K_M,gguf:q4_k_m+kv=q8_0,Q4_K_M+k=q8_0,v=q4_0"
+    found = planned(published, tmp_path, text, asked)
+    alike = ["gguf:Q4_K_M", "gguf:Q4_K_M+kv=q8_0", "gguf:Q4_K_M+k=q8_0+v=q4_0"]
+    assert names(found) == ["gguf:BF16", *alike, "gguf:Q3_K_M"]
+    models = [found.plan.model_of(name) for name in alike]
+    assert [(one.file.name, one.settings.kv_type) for one in models if one is not None] == [
+        (str(published / "micro-Q4_K_M.gguf"), cache) for cache in ("f16", "q8_0", "q8_0,q4_0")
+    ]
+    report = fit_model(str(published), ["Q4_K_M", "Q4_K_M+kv=q8_0"], parse_devices(["1GiB"]), FitOptions())
+    assert [row.variant for row in report.rows] == alike[:2]
+    assert report.rows[0].file_bytes == report.rows[1].file_bytes
+    assert report.rows[0].total_bytes > report.rows[1].total_bytes
+
+
 def test_a_quant_that_is_not_published_is_made_from_the_unquantized_file(
     published: Path, text: Path, tmp_path: Path
 ) -> None:
@@ -76,6 +117,42 @@ def test_a_quant_that_is_not_published_is_made_from_the_unquantized_file(
     assert names(found) == ["gguf:BF16", "Q6_K"]
     (job,) = (cell.job for cell in found.plan.cells if isinstance(cell.job, ExportJob))
     assert job.source.name == str(published / "micro-BF16.gguf")
+
+
+def damaged(file: Path, copy: Path, rotated: int | None = None, renamed: str | None = None) -> None:
+    """Copy a GGUF file with another number of rotated dimensions, or with another name of its tensor `renamed`."""
+    header = read_header(file)
+    metadata = (
+        header.metadata if rotated is None else {**header.metadata, "qwen3.rope.dimension_count": uint32(rotated)}
+    )
+    tensors = [replace(one, name=f"{one.name}s") if one.name == renamed else one for one in header.tensors]
+    copy.write_bytes(encode_header(metadata, tensors) + file.read_bytes()[header.data_offset :])
+
+
+def test_files_that_llama_cpp_cannot_read_are_left_out(published: Path, text: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "some-GGUF"
+    directory.mkdir()
+    for name in ("BF16", "Q4_K_M"):
+        shutil.copy(published / f"micro-{name}.gguf", directory / f"some-{name}.gguf")
+    # llama.cpp finds out that a head has fewer dimensions when it builds its graph, and aborts
+    damaged(published / "micro-Q3_K_M.gguf", directory / "some-Q3_K_M.gguf", rotated=9999)
+    damaged(published / "micro-Q4_K_S.gguf", directory / "some-Q4_K_S.gguf", renamed="blk.1.ffn_up.weight")
+    report = fit(str(directory), [], parse_devices(["1GiB"]), FitOptions())
+    assert [row.variant for row in report.rows] == ["gguf:BF16", "gguf:Q4_K_M"]
+    lines = [note for note in report.notes if note.startswith("left out: ")]
+    assert [line.split(": ")[1] for line in sorted(lines)] == [
+        str(directory / f"some-{name}.gguf") for name in ("Q3_K_M", "Q4_K_S")
+    ]
+    assert "GGML_ASSERT" in sorted(lines)[0]
+    assert "blk.1.ffn_up.weight" in sorted(lines)[1]
+    said: list[str] = []
+    found = planned(directory, tmp_path / "w", text, "all", said.append)
+    assert names(found) == ["gguf:BF16", "gguf:Q4_K_M"]
+    assert set(lines) <= set(said)
+    for name in ("BF16", "Q4_K_M", "Q4_K_S"):
+        (directory / f"some-{name}.gguf").unlink()
+    with pytest.raises(InputError, match=r"has no GGUF file of a model that can be used: .*some-Q3_K_M.gguf: .*ASSERT"):
+        fit(str(directory), [], parse_devices(["1GiB"]), FitOptions())
 
 
 def test_without_an_unquantized_file_the_largest_quant_is_the_reference(
@@ -88,61 +165,143 @@ def test_without_an_unquantized_file_the_largest_quant_is_the_reference(
     found = planned(quants, tmp_path / "w", text)
     assert found.plan.reference == "gguf:Q4_K_M"
     (note,) = found.plan.about["repository"]["notes"]
-    assert note.startswith("the reference is gguf:Q4_K_M, which is itself quantized, because ")
+    reason = f"which is itself quantized, because {quants} has no unquantized file"
+    assert note == f"the reference is gguf:Q4_K_M, {reason}"
+    with Store(tmp_path / "w" / "results.db") as store:
+        assert {record.reference_reason for record in records(found.plan, store)} == {reason}
+        assert describe_run(found.plan, store)["reference"] == f"gguf:Q4_K_M, {reason}"
     with pytest.raises(InputError, match=r"Q6_K: .* has no such quant, and no unquantized file to make it from"):
         planned(quants, tmp_path / "w", text, "=Q6_K")
 
 
+def test_the_reference_can_be_a_file_of_the_user(published: Path, text: Path, tmp_path: Path) -> None:
+    quants = tmp_path / "quants"
+    quants.mkdir()
+    shutil.copy(published / "micro-Q4_K_M.gguf", quants)
+    found = planned(quants, tmp_path / "w", text, reference=published / "micro-BF16.gguf")
+    assert names(found) == ["gguf:micro-BF16.gguf", "gguf:Q4_K_M"]
+    assert found.plan.reference == "gguf:micro-BF16.gguf"
+    assert found.plan.about["repository"]["reference"] == "which --reference names"
+    base, windows = tmp_path / "base.kld", Windows(np.zeros((1, 16), np.int32), 8)
+    with BaseFileWriter(base, windows, n_vocab=7) as writer:
+        writer.append(writer.encode(0, np.zeros((7, 7), np.float32), np.zeros(7), np.zeros(7, int)))
+    found = planned(quants, tmp_path / "w", text, reference=base)
+    assert (found.plan.reference, names(found)) == ("file:base.kld", ["gguf:Q4_K_M"])
+    assert found.plan.settings.window == 16
+    for wrong, message in (("Q9", "Q9: .* has no such file; it has Q4_K_M"), ("gguf:no.gguf", "there is no such file")):
+        with pytest.raises(InputError, match=message):
+            planned(quants, tmp_path / "w", text, reference=wrong)
+
+
+def test_several_repositories_are_several_models(published: Path, text: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other-GGUF"
+    other.mkdir()
+    shutil.copy(published / "micro-Q4_K_M.gguf", other)
+    options = ("--variants", "=Q4_K_M", "--tasks", "none", "--perplexity", text, "--dry-run")
+    done = call("run", published, other, *options, "--workspace", tmp_path / "w")
+    assert done.returncode == 0, done.stderr
+    assert f"1 of 2: {published}" in done.stdout
+    assert f"2 of 2: {other}" in done.stdout
+
+
+MISFORTUNES = """
+import resource, shutil
+from sweep.jobs import download as job
+fetched, published = job.download, job.publish
+
+def download(repository, revision, part, *others):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        if "full" in part.path:  # the disk is full
+            resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))
+        fetched(repository, revision, part, *others)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+def publish(partial, target):
+    published(partial, target)
+    if any("lost" in file.name for file in target.iterdir()):  # someone deletes the file
+        shutil.rmtree(target)
+
+job.download, job.publish = download, publish
+"""
+
+
 def sweep_on(url: str, folder: Path, text: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    extension = folder / "misfortunes.py"
+    extension.write_text(MISFORTUNES)
     environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": "0"}
+    environment["BITSWEEP_EXTENSIONS"] = str(extension)
     command = [*COMMAND, "run", *arguments, "--tasks", "none", "--perplexity", str(text), "--format", "json"]
-    command += ["--gpu", "12GiB", "--workspace", str(folder / "w")]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    command += ["--gpu", "12GiB", "--measure", "text", "--workspace", str(folder / "w")]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def most_files(events: Sequence[dict[str, object]]) -> int:
-    """The largest number of downloaded files that were on the disk at the same time."""
-    left: dict[str, int] = {}
-    for label in next(list(event["pending"]) for event in events if event["event"] == "started"):  # type: ignore[call-overload]
-        left[label.rpartition("/")[0]] = left.get(label.rpartition("/")[0], 0) + 1
+    """The largest number of downloaded files that were on the disk at the same time. The variants of a file have its
+    name before the first +."""
+    left = Counter(
+        str(label).rpartition("/")[0].partition("+")[0]
+        for event in events
+        if event["event"] == "started"
+        for label in event["pending"]  # type: ignore[attr-defined]
+    )
     on_disk: set[str] = set()
     most = 0
     for event in events:
         variant, _, job = str(event.get("cell", "")).rpartition("/")
+        file = variant.partition("+")[0]
         if event["event"] == "cell_started" and job == "download":
-            on_disk.add(variant)
+            on_disk.add(file)
             most = max(most, len(on_disk))
         if str(event["event"]) in ("cell_done", "cell_failed", "cell_skipped"):
-            left[variant] -= 1
-            if not left[variant]:
-                on_disk.discard(variant)
+            left[file] -= 1
+            if not left[file]:
+                on_disk.discard(file)
     return most
 
 
 def test_a_repository_is_measured_with_two_files_on_the_disk(published: Path, text: Path, tmp_path: Path) -> None:
-    directory = tmp_path / "repository"
+    """Beside another publisher's, and with a broken connection, a disk that fills and a file that someone deletes."""
+    directory, other = tmp_path / "repository", tmp_path / "other"
     shutil.copytree(published, directory)
     (directory / "micro-Q4_K_S.gguf").unlink()
-    size = sum(file.stat().st_size for file in directory.rglob("*.gguf"))
+    other.mkdir()
     broken = directory / "micro-Q3_K_M.gguf"
-    with serve({"org/micro-GGUF": directory}) as hub:
+    for copy in (directory / "full-Q4_K_S.gguf", directory / "lost-IQ3_M.gguf", other / "micro-Q4_K_M.gguf"):
+        with_metadata(broken, copy, general__description=copy.stem)
+    size = sum(file.stat().st_size for file in [*directory.rglob("*.gguf"), *other.iterdir()])
+    kept = "=Q4_K_M,UD-Q2_K_XL,Q3_K_M,Q4_K_M+kv=q8_0,hub:two/micro-GGUF"
+    with serve({"org/micro-GGUF": directory, "two/micro-GGUF": other}) as hub:
         hub.cut = lambda path, count: 0 if path == broken.name and count > 500_000 else count  # not its header
-        done = sweep_on(hub.url, tmp_path, text, "org/micro-GGUF")
+        done = sweep_on(hub.url, tmp_path, text, "org/micro-GGUF", "--variants", f"{kept},Q4_K_S,IQ3_M")
         assert done.returncode == 1, done.stderr
         assert size - broken.stat().st_size < hub.sent < size - broken.stat().st_size + 1_000_000  # with the headers
         last = json.loads(done.stdout.splitlines()[-1])
         found = {record["variant"]: record for record in last["records"]}
         assert {name: record["status"] for name, record in found.items()} == {
-            "hub:BF16": "ok", "hub:Q4_K_M": "ok", "hub:Q3_K_M": "failed", "hub:UD-Q2_K_XL": "ok"
+            "hub:BF16": "ok", "hub:org/Q4_K_M": "ok", "hub:org/Q4_K_M+kv=q8_0": "ok", "hub:UD-Q2_K_XL": "ok",
+            "hub:two/Q4_K_M": "ok", "hub:Q3_K_M": "failed", "hub:Q4_K_S": "failed", "hub:IQ3_M": "partial",
         }  # fmt: skip
-        assert "org/micro-GGUF/micro-Q3_K_M.gguf: the download broke at 0 of" in found["hub:Q3_K_M"]["error"]
+        caches = [found[name]["kv_type"] for name in ("hub:org/Q4_K_M", "hub:org/Q4_K_M+kv=q8_0")]
+        assert caches == ["f16", "q8_0"]
+        for name, message in (
+            ("hub:Q3_K_M", "org/micro-GGUF/micro-Q3_K_M.gguf: the download broke at 0 of"),
+            ("hub:Q4_K_S", "full-Q4_K_S.gguf: the disk is full or a quota is reached"),
+            ("hub:IQ3_M", "lost-IQ3_M.gguf"),
+        ):
+            assert message in found[name]["error"]
+            assert "\n" not in found[name]["error"]
+        assert found["hub:BF16"]["reference_reason"] == "an unquantized file of org/micro-GGUF"
         assert found[last["advice"]["variant"]]["status"] == "ok"
-        left = [file.parent.name for file in (tmp_path / "w").rglob("*.gguf")]
-        assert [name.endswith(".partial") for name in left] == [True]  # of the broken download, which can go on
+        left = list((tmp_path / "w").rglob("*.gguf"))  # of downloads that can go on
+        assert {file.name for file in left} == {"full-Q4_K_S.gguf", "micro-Q3_K_M.gguf"}
+        assert all(file.parent.name.endswith(".partial") for file in left)
         (log,) = (tmp_path / "w" / "runs").glob("*/events.jsonl")
         assert most_files([json.loads(line) for line in log.read_text().splitlines()]) == 2
         hub.sent, hub.cut = 0, lambda _path, count: count
-        again = json.loads(sweep_on(hub.url, tmp_path, text, "org/micro-GGUF").stdout.splitlines()[-1])
+        done = sweep_on(hub.url, tmp_path, text, "org/micro-GGUF", "--variants", kept)
+        again = json.loads(done.stdout.splitlines()[-1])
         assert hub.sent == broken.stat().st_size  # the only file that is still to be measured
         whole = {record["variant"]: record for record in again["records"]}
         assert whole.pop("hub:Q3_K_M")["status"] == "ok"
@@ -158,9 +317,9 @@ from sweep.planning.prepare import prepare
 from sweep.planning.request import Request
 plans = []
 with LocalHost() as host:
-    for model, variants in json.loads(sys.argv[1]):
-        request = Request(model, variants=variants, tasks=("none",), perplexity=(Path(sys.argv[2]),), gpu=("12GiB",),
-                          workspace=Path(sys.argv[3]))
+    for model, variants, *look in json.loads(sys.argv[1]):
+        request = Request(model, variants=variants, tasks=tuple(look) or ("none",), perplexity=(Path(sys.argv[2]),),
+                          gpu=("12GiB",), workspace=Path(sys.argv[3]), window=64 if look else None)
         try:
             plan = prepare(request, lambda _: None, host).plan
             needs = {cell.label: [one.label for one in plan.cells if one.key in cell.needs] for cell in plan.cells}
@@ -191,6 +350,17 @@ def write_matrix(path: Path) -> None:
     ImportanceMatrix(sums, ("text.txt",), 7, 512).write(path)
 
 
+def vision_repository(folder: Path) -> Path:
+    """Files of a tiny vision model, with two projector files."""
+    checkpoint, directory = folder / "looks", folder / "looks-GGUF"
+    make_vision_model("qwen3vl", checkpoint)
+    directory.mkdir()
+    source = open_source(checkpoint)
+    export(source, {name: directory / f"looks-{name}.gguf" for name in ("BF16", "Q8_0")})
+    export(ProjectorSource(source), {name: directory / f"mmproj-{name}.gguf" for name in ("F16", "BF16")})
+    return directory
+
+
 def test_publishers_checkpoints_and_matrices_of_repositories(published: Path, text: Path, tmp_path: Path) -> None:
     names = ("two", "floats", "named", "tuned")
     two, floats, named, tuned = folders = [tmp_path / name / "micro" for name in names]
@@ -203,14 +373,17 @@ def test_publishers_checkpoints_and_matrices_of_repositories(published: Path, te
     quant = published / "micro-Q4_K_M.gguf"
     with_metadata(quant, named / "micro-Q4_K_M.gguf", **{key: "https://hub.example/maker/micro"})
     with_metadata(quant, tuned / "micro-Q4_K_M.gguf", **{key: "https://hub.example/maker/micro-base"})
-    models = {"one/micro-GGUF": published, "maker/micro": MICRO.directory}
+    looks, task = vision_repository(tmp_path), tmp_path / "look.yaml"
+    task.write_text("task: look\ndoc_to_image: [picture]\n")
+    models = {"one/micro-GGUF": published, "maker/micro": MICRO.directory, "one/looks-GGUF": looks}
     models |= {f"{name}/micro-GGUF": folder for name, folder in zip(names, folders, strict=True)}
     asked = [
-        ("one/micro-GGUF", "=Q4_K_M,hub:two/micro-GGUF"),
+        ("one/micro-GGUF", "=Q4_K_M,Q4_K_M+kv=q8_0,hub:two/micro-GGUF"),
         ("micro", "=hub:two/micro-GGUF"),
         ("floats/micro-GGUF", "=Q2_K"),
         ("named/micro-GGUF", None),
         ("tuned/micro-GGUF", None),
+        ("one/looks-GGUF", "=Q8_0,Q8_0+mmproj=BF16", str(task)),
     ]
     with serve(models) as hub:
         environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0"}
@@ -218,8 +391,9 @@ def test_publishers_checkpoints_and_matrices_of_repositories(published: Path, te
         command = [sys.executable, "-c", PLANNED, *arguments]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    publishers, beside, made, original, base = json.loads(done.stdout.splitlines()[-1])
-    assert publishers["variants"] == ["hub:BF16", "hub:one/Q4_K_M", "hub:two/Q4_K_M"]
+    publishers, beside, made, original, base, images = json.loads(done.stdout.splitlines()[-1])
+    assert publishers["variants"] == ["hub:BF16", "hub:one/Q4_K_M", "hub:one/Q4_K_M+kv=q8_0", "hub:two/Q4_K_M"]
+    assert publishers["needs"]["hub:one/Q4_K_M+kv=q8_0/text"] == ["hub:one/Q4_K_M/download"]
     assert beside["variants"] == ["BF16", "hub:Q4_K_M"]
     assert made["variants"] == ["hub:BF16", "Q2_K"]
     assert made["needs"]["Q2_K/export"] == ["hub:BF16/download"]
@@ -228,3 +402,11 @@ def test_publishers_checkpoints_and_matrices_of_repositories(published: Path, te
     assert "made from maker/micro, the original checkpoint that the header names" in original["notes"][-1]
     assert base["reference"] == "hub:Q4_K_M"
     assert base["notes"][0].startswith("the header names maker/micro-base, which is another model by its name")
+    assert images["variants"] == ["hub:BF16", "hub:Q8_0", "hub:Q8_0+mmproj=BF16"]
+    own = {label: needs for label, needs in images["needs"].items() if label.startswith("hub:Q8_0")}
+    assert own["hub:Q8_0/text"] == ["hub:Q8_0/download"]
+    assert own["hub:Q8_0/projector"] == ["hub:BF16/projector-download"]  # mmproj-F16.gguf, as that of hub:BF16
+    assert {"hub:Q8_0/download", "hub:BF16/projector-download"} < set(own["hub:Q8_0/look"])
+    other = own["hub:Q8_0+mmproj=BF16/look"]
+    assert {"hub:Q8_0/download", "hub:Q8_0+mmproj=BF16/projector-download"} < set(other)
+    assert "hub:BF16/projector-download" not in other

@@ -74,9 +74,15 @@ class ExclusiveStep(Step):
     exclusive = True
 
 
+@dataclass(frozen=True)
+class Fetch(Preparation):
+    kind = "fetch"
+    in_background = True
+
+
 @pytest.fixture(autouse=True)
 def kinds(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind in (Step, Preparation, ExclusiveStep):
+    for kind in (Step, Preparation, ExclusiveStep, Fetch):
         monkeypatch.setitem(registry._STORED, kind.kind, kind)
 
 
@@ -98,7 +104,9 @@ class ScriptedExecutor:
         self.orders.append(order)
         self._running.append(order)
         self.log.append(sorted(name_of(job) for one in self._running for job in one.jobs))
-        assert len(self._running) <= self.slots
+        for_slots = [one for one in self._running if not one.jobs[0].in_background]
+        assert len(for_slots) <= self.slots
+        assert len(self._running) - len(for_slots) <= 1
 
     def expect(self, group: str, log: str) -> None:
         self.expected.append(group)
@@ -235,6 +243,22 @@ def test_two_jobs_run_at_once_but_not_with_an_exclusive_job_or_on_the_same_varia
         assert len(running) == 1 or not any("speed" in name for name in running)
         assert len({name[0] for name in running}) == len(running)
     assert executor.names[:3] == [["A speed"], ["B speed"], ["C speed"]]
+
+
+def test_one_file_is_fetched_ahead_of_the_one_that_all_its_variants_use(tmp_path: Path) -> None:
+    cells = []
+    for file, variants in (("a", "AX"), ("b", "B"), ("c", "C")):
+        cells.append(cell(Fetch(f"fetch {file}"), variants[0]))
+        for name in variants:
+            cells.append(cell(ExclusiveStep(f"{name} speed"), name, needs=[f"fetch {file}"]))
+            cells.append(cell(Step(f"{name} text"), name, needs=[f"fetch {file}"]))
+    executor, events, _ = run_cells(tmp_path, cells)
+    for running in executor.log:
+        assert len(running) == 1 or not any("speed" in name for name in running)
+    order = [(event.event, event.cell) for event in events]
+    assert order.index(("cell_started", "B/fetch b")) < order.index(("cell_done", "A/A text"))
+    assert order.index(("cell_done", "X/X text")) < order.index(("cell_started", "C/fetch c"))
+    assert order.index(("cell_started", "C/fetch c")) < order.index(("cell_done", "B/B text"))
 
 
 def test_results_can_add_cells(tmp_path: Path) -> None:

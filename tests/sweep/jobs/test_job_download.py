@@ -1,10 +1,14 @@
 """The job that downloads a published file, on a disk that is or becomes full."""
 
+import resource
 from collections import namedtuple
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from converters import hub_files
 from converters.errors import InputError
 from converters.hub_files import RepositoryFile
 from sweep.artefact import Artefact
@@ -44,3 +48,23 @@ def test_what_was_downloaded_is_kept_unless_the_disk_is_full(
         JOB.run(Site(tmp_path))
     assert [path.name for path in files(tmp_path)] == ["b.gguf"] * kept
     assert not (tmp_path / "artefacts/m/b-1").exists()
+
+
+def test_a_disk_that_fills_during_a_download_gives_one_line_and_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def served(_repository: str, _revision: str, _path: str, start: int, stop: int) -> Iterator[Iterator[bytes]]:
+        yield iter([b"x" * 100] * ((stop - start) // 100))
+
+    monkeypatch.setattr(hub_files, "_bytes", served)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (600, limits[1]))  # the system refuses to write more to a file
+        with pytest.raises(InputError, match=r"b\.gguf: the disk is full .*; this file needs 1000 bytes$"):
+            JOB.run(Site(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (tmp_path / "artefacts/m/b-1").exists()
+    assert JOB.run(Site(tmp_path)).downloaded_bytes == 400  # there is space again: the rest is downloaded
+    assert (tmp_path / "artefacts/m/b-1/b.gguf").stat().st_size == 1000
