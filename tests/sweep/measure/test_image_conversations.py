@@ -160,23 +160,23 @@ def test_only_vision_models_and_only_calibration_read_images(
         image_prompts(path, TorchVocabulary.open(model), text_model)
     with pytest.raises(InputError, match="has images; --perplexity takes a text"):
         text_for(None, path, False, tmp_path)  # type: ignore[arg-type]  # the model is not looked at
-    text = calibration_text(str(path), None)
+    text = calibration_text(str(path), None, workspace=tmp_path)
     assert text.name == "conversations.jsonl (conversations with images)"
     assert text_only_warning(text, model) is None
     plain = tmp_path / "plain.txt"
     plain.write_text("Some text.")
-    warning = text_only_warning(calibration_text(str(plain), None), model)
+    warning = text_only_warning(calibration_text(str(plain), None, workspace=tmp_path), model)
     assert warning is not None
     assert "has no images, but this model takes them" in warning
-    assert text_only_warning(calibration_text(str(plain), None), text_model) is None
+    assert text_only_warning(calibration_text(str(plain), None, workspace=tmp_path), text_model) is None
 
 
 def test_the_identity_depends_on_the_images(write: Callable[..., Path], tmp_path: Path) -> None:
     path = write(asked("images/a.png"), asked("images/b.png"))
-    before = calibration_text(str(path), None).file.identity
-    assert calibration_text(str(path), None).file.identity == before
+    before = calibration_text(str(path), None, workspace=tmp_path).file.identity
+    assert calibration_text(str(path), None, workspace=tmp_path).file.identity == before
     save_image(tmp_path / "images" / "b.png", 64, 96, 3)
-    assert calibration_text(str(path), None).file.identity != before
+    assert calibration_text(str(path), None, workspace=tmp_path).file.identity != before
 
 
 def test_sweep_int8_calibrates_with_images(model: Path, write: Callable[..., Path], tmp_path: Path) -> None:
@@ -195,11 +195,14 @@ def test_sweep_int8_calibrates_with_images(model: Path, write: Callable[..., Pat
     assert (tmp_path / "out" / "preprocessor_config.json").is_file()
 
 
-def test_a_built_in_vision_model_is_calibrated_with_its_own_images() -> None:
+def test_a_built_in_vision_model_is_calibrated_with_its_own_images(tmp_path: Path) -> None:
     builtins = presets.builtin_models()
     vision, text = builtins["micro-vl"], builtins["micro"]
-    own = calibration_text(None, vision).file
+    own = calibration_text(None, vision, workspace=tmp_path).file
     assert own.form is TextForm.IMAGES
-    assert calibration_text("micro-vl", vision).file == own
-    assert calibration_text("micro-vl", text).file.form is TextForm.PLAIN, "micro takes no images"
-    assert calibration_text("micro", vision).file == calibration_text(None, text).file
+    assert calibration_text("micro-vl", vision, workspace=tmp_path).file == own
+    assert calibration_text("micro-vl", text, workspace=tmp_path).file.form is TextForm.PLAIN, "micro takes no images"
+    assert (
+        calibration_text("micro", vision, workspace=tmp_path).file
+        == calibration_text(None, text, workspace=tmp_path).file
+    )
