@@ -1,7 +1,7 @@
 """The training items of a data set with images, to calibrate with: a Parquet file, or the training split of a task.
 
-Parquet files hold the bytes of images in their rows. Some of their items are saved as a JSONL file with image files
-beside it, which is read as any other file of conversations (sweep.measure.image_items).
+Parquet files hold the bytes of images in their rows. Some of their items are saved as conversations, a JSONL file with
+image files beside it, which is read as any other (sweep.measure.conversations).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def _training_file(task: str, task_data: Path | None) -> Path:
 
 
 def _saved(files: Sequence[Path], folder: Path) -> Path:
-    """The items of Parquet files as JSONL, with their images beside it. Raises InputError."""
+    """The items of Parquet files as conversations, with their images beside them. Raises InputError."""
     digest = hashlib.sha256()
     for file in files:
         with disk_errors(file), open(file, "rb") as content:
@@ -82,22 +82,17 @@ def _saved(files: Sequence[Path], folder: Path) -> Path:
 def _write(files: Sequence[Path], folder: Path) -> None:
     lines = []
     for where, row in _spread_rows(files):
-        image, question, answer = (_first(row, names) for names in (IMAGES, QUESTIONS, ANSWERS))
+        image = next((row[name] for name in IMAGES if row.get(name)), None)
         raw = image.get("bytes") if isinstance(image, dict) else image
         if not isinstance(raw, bytes):
             raise InputError(f"{where}: has no bytes of an image in a column {' or '.join(IMAGES)}")
         name = hashlib.sha256(raw).hexdigest()[:32]
         (folder / name).write_bytes(raw)
-        item = {IMAGES[0]: name, QUESTIONS[0]: question, ANSWERS[0]: answer}
-        if item_messages(item) is None:
+        messages = item_messages({**row, IMAGES[0]: name})
+        if messages is None:
             raise InputError(f"{where}: has no text in a column {' or '.join(QUESTIONS)}, or in {' or '.join(ANSWERS)}")
-        lines.append(json.dumps(item, ensure_ascii=False) + "\n")
+        lines.append(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
     (folder / _FILE).write_text("".join(lines), encoding="utf-8")
-
-
-def _first(row: Mapping[str, Any], names: Sequence[str]) -> Any:
-    found = next((row[name] for name in names if row.get(name)), None)
-    return found[0] if isinstance(found, list) else found
 
 
 def _spread_rows(files: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
