@@ -12,30 +12,25 @@ from sweep.jobs.cell import PlannedJob, SweepInputs
 from sweep.jobs.inputs import Baseline, TextFile
 from sweep.jobs.model import MeasuredModel, MeasurementJob
 from sweep.jobs.settings import ComputeResources
+from sweep.measure.acceptance import Acceptance
 from sweep.record import Value
 
 
 @dataclass(frozen=True)
 class AcceptanceResult(Result):
-    """See measure.acceptance.Acceptance."""
+    """`found`: the figures."""
 
-    rate: float
-    stderr: float
-    tokens_per_pass: float
-    drafted: int
-    accepted: int
-    passes: int
-    texts: int
+    found: Acceptance
 
     @property
     def summary(self) -> str:
-        return f"{100 * self.rate:.0f} % accepted"
+        return f"{100 * self.found.rate:.0f} % accepted"
 
     @property
     def figures(self) -> dict[str, Value]:
         return {
-            "acceptance": Value(100 * self.rate, 100 * self.stderr, "Accepted", "%", 1),
-            "tokens_per_pass": Value(self.tokens_per_pass, None, "Tokens/pass", "", 2),
+            "acceptance": Value(100 * self.found.rate, 100 * self.found.stderr, "Accepted", "%", 1),
+            "tokens_per_pass": Value(self.found.tokens_per_pass, None, "Tokens/pass", "", 2),
         }
 
 
@@ -76,8 +71,7 @@ class AcceptanceJob(MeasurementJob[AcceptanceResult]):
         prompts = measure.prompts_of(windows.tokens)
         texts = measure.generated(backend, prompts, min(measure.NEW_TOKENS, window // 2))
         right = measure.drafted_right(site.open(self.draft), prompts, texts)
-        found = measure.acceptance(right, self.drafted)
-        return AcceptanceResult(**vars(found))
+        return AcceptanceResult(measure.acceptance(right, self.drafted))
 
 
 def acceptance_jobs(model: MeasuredModel, inputs: SweepInputs, baseline: Baseline | None) -> Iterable[PlannedJob]:
