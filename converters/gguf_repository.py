@@ -62,6 +62,7 @@ class GGUFRepository:
       of the headers of projector files are next to those of all quants.
     - `problems`: lines about files that cannot be used.
     - `bytes_read`: bytes read over the network; None for a directory.
+    - `has_checkpoint`: whether it has a checkpoint too, which its id alone would name.
     """
 
     id: str
@@ -72,6 +73,12 @@ class GGUFRepository:
     problems: tuple[str, ...] = ()
     bytes_read: int | None = None
     prefix: str = HUB
+    has_checkpoint: bool = False
+
+    @property
+    def typed(self) -> str:
+        """MODEL for this repository, at the revision that was asked for."""
+        return f"{HUB}{self.id}" if self.has_checkpoint else self.id
 
     @property
     def repository(self) -> str:
@@ -207,6 +214,7 @@ def open_hub(hub_id: str, listing: Listing | None = None) -> GGUFRepository:
         tuple(entries[path] for path in sorted_files.matrices),
         tuple(problems),
         total,
+        has_checkpoint=not is_gguf_listing(listing),
     )
 
 

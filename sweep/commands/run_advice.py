@@ -173,7 +173,7 @@ def is_this_machine(devices: Sequence[Device]) -> bool:
 def _fit_names(plan: Plan, workspace: Workspace) -> dict[str, str]:
     """The names by which `sweep fit` knows the run's variants, by variant."""
     exports = {cell.variant: cell.job.quant for cell in plan.cells if isinstance(cell.job, ExportJob)}
-    downloads = {cell.job.content: cell.job for cell in plan.cells if isinstance(cell.job, DownloadJob)}
+    downloads = {cell.job.content: (cell.variant, cell.job) for cell in plan.cells if isinstance(cell.job, DownloadJob)}
     found = {}
     for name in plan.variants:
         projector = split_projector(name)[1]
@@ -182,8 +182,9 @@ def _fit_names(plan: Plan, workspace: Workspace) -> dict[str, str]:
         if name in exports:
             found[name] = f"{exports[name]}{suffix}"
         elif model is not None and model.content in downloads:
-            base = split_projector(split_cache(name)[0])[0]  # its file may be deleted, or not here yet
-            found[name] = name_in_repository(base, downloads[model.content].repository)
+            first, job = downloads[model.content]  # its file may be deleted, or not here yet
+            base = split_projector(split_cache(first)[0])[0]  # the same file of another publisher is downloaded once
+            found[name] = name_in_repository(base, job.repository)
         elif model is not None and model.opener == "gguf":
             found[name] = f"gguf:{model.file.under(workspace.root)}"
         else:
@@ -198,7 +199,7 @@ def _other_repositories(plan: Plan) -> dict[str, str]:
     jobs = {cell.job.content: cell.job for cell in plan.cells if isinstance(cell.job, DownloadJob)}
     models = {name: plan.model_of(name) for name in plan.variants}
     found = {name: jobs[model.content] for name, model in models.items() if model is not None and model.content in jobs}
-    own = plan.about["model"].partition("@")[0]
+    own = plan.about["model"].removeprefix(HUB).partition("@")[0]
     return {name: f"{HUB}{job.repository}@{job.revision}" for name, job in found.items() if job.repository != own}
 
 

@@ -115,3 +115,13 @@ def with_publishers(variants: Sequence[Variant]) -> list[Variant]:
     names = publisher_names([(one.repository, one.file_name) for one in published])
     renamed = {id(one): name + one.axes.suffix for one, name in zip(published, names, strict=True)}
     return [replace(one, name=renamed[id(one)]) if id(one) in renamed else one for one in variants]
+
+
+def same_file_notes(variants: Sequence[Variant]) -> list[str]:
+    """A line for each file that several of these variants are because it was published more than once."""
+    alike: dict[str, list[str]] = {}
+    for one in variants:
+        if isinstance(one, PublishedGGUF):
+            alike.setdefault(one.content, []).append(one.file_name)
+    several = [list(dict.fromkeys(names)) for names in alike.values()]
+    return [f"{', '.join(names)}: the same file, which is measured once" for names in several if len(names) > 1]

@@ -90,7 +90,7 @@ def published_model(repository: GGUFRepository) -> ResolvedModel:
         weights=sum(prod(tensor.shape) for tensor in source.tensors),
         is_quantized=source.is_quantized,
         foreign=_foreign(source),
-        published=repository.id,
+        published=repository.typed,
     )
 
 

@@ -27,7 +27,7 @@ from sweep.format import size
 from sweep.jobs.base import RunJob
 from sweep.methods.base import Variant
 from sweep.methods.gguf import AS_THE_SWEEP, Axes, parse_axes
-from sweep.methods.published import published_variant, with_publishers
+from sweep.methods.published import published_variant, same_file_notes, with_publishers
 from sweep.methods.registry import parse
 from sweep.planning.baseline import AUTO, ReferenceFile, find_reference
 from sweep.planning.fit import fit
@@ -176,11 +176,14 @@ class _Chooser:
 
     def _variants(self, files: Sequence[tuple[PublishedFile, Axes]]) -> list[Variant]:
         """The variants of files and the others, with the names of publishers where they are needed. Those of one file
-        come after each other, because the file is on the disk until the last of them is measured."""
+        come after each other, because the file is on the disk until the last of them is measured. Adds notes on files
+        that are the same."""
         places = list(dict.fromkeys(file for file, _ in files))
         ordered = sorted(dict.fromkeys(files), key=lambda pair: places.index(pair[0]))
         own = [published_variant(self.repository, file, axes) for file, axes in ordered]
-        return with_publishers([*own, *self.others])
+        variants = with_publishers([*own, *self.others])
+        self.notes += same_file_notes(variants)
+        return variants
 
     def _notes(self, reference: str, reason: str) -> tuple[str, ...]:
         return (*self.notes, f"the reference is {reference}, {reason}")
@@ -266,7 +269,7 @@ class _Chooser:
         except InputError as error:
             self.notes.append(f"the original checkpoint cannot be the reference: {error}")
             return None
-        return replace(found, name=self.repository.model, published=self.repository.id)
+        return replace(found, name=self.repository.model, published=self.repository.typed)
 
 
 def original_checkpoint(repository: GGUFRepository) -> tuple[str | None, str]:

@@ -271,6 +271,7 @@ def test_a_repository_is_measured_with_two_files_on_the_disk(published: Path, te
     for copy in (directory / "full-Q4_K_S.gguf", directory / "lost-IQ3_M.gguf", other / "micro-Q4_K_M.gguf"):
         with_metadata(broken, copy, general__description=copy.stem)
     size = sum(file.stat().st_size for file in [*directory.rglob("*.gguf"), *other.iterdir()])
+    shutil.copy(directory / "micro-Q4_K_M.gguf", other / "micro-IQ4_NL.gguf")  # downloaded once
     kept = "=Q4_K_M,UD-Q2_K_XL,Q3_K_M,Q4_K_M+kv=q8_0,hub:two/micro-GGUF"
     with serve({"org/micro-GGUF": directory, "two/micro-GGUF": other}) as hub:
         hub.cut = lambda path, count: 0 if path == broken.name and count > 500_000 else count  # not its header
@@ -281,7 +282,8 @@ def test_a_repository_is_measured_with_two_files_on_the_disk(published: Path, te
         found = {record["variant"]: record for record in last["records"]}
         assert {name: record["status"] for name, record in found.items()} == {
             "hub:BF16": "ok", "hub:org/Q4_K_M": "ok", "hub:org/Q4_K_M+kv=q8_0": "ok", "hub:UD-Q2_K_XL": "ok",
-            "hub:two/Q4_K_M": "ok", "hub:Q3_K_M": "failed", "hub:Q4_K_S": "failed", "hub:IQ3_M": "partial",
+            "hub:two/Q4_K_M": "ok", "hub:IQ4_NL": "ok",
+            "hub:Q3_K_M": "failed", "hub:Q4_K_S": "failed", "hub:IQ3_M": "partial",
         }  # fmt: skip
         caches = [found[name]["kv_type"] for name in ("hub:org/Q4_K_M", "hub:org/Q4_K_M+kv=q8_0")]
         assert caches == ["f16", "q8_0"]
@@ -292,6 +294,7 @@ def test_a_repository_is_measured_with_two_files_on_the_disk(published: Path, te
         ):
             assert message in found[name]["error"]
             assert "\n" not in found[name]["error"]
+        assert found["hub:IQ4_NL"]["divergence"] == found["hub:org/Q4_K_M"]["divergence"]
         assert found["hub:BF16"]["reference_reason"] == "an unquantized file of org/micro-GGUF"
         assert found[last["advice"]["variant"]]["status"] == "ok"
         left = list((tmp_path / "w").rglob("*.gguf"))  # of downloads that can go on
@@ -393,6 +396,7 @@ def test_publishers_checkpoints_and_matrices_of_repositories(published: Path, te
     assert done.returncode == 0, done.stderr
     publishers, beside, made, original, base, images = json.loads(done.stdout.splitlines()[-1])
     assert publishers["variants"] == ["hub:BF16", "hub:one/Q4_K_M", "hub:one/Q4_K_M+kv=q8_0", "hub:two/Q4_K_M"]
+    assert publishers["notes"][-2].startswith("hub:one/Q4_K_M, hub:two/Q4_K_M: the same file")
     assert publishers["needs"]["hub:one/Q4_K_M+kv=q8_0/text"] == ["hub:one/Q4_K_M/download"]
     assert beside["variants"] == ["BF16", "hub:Q4_K_M"]
     assert made["variants"] == ["hub:BF16", "Q2_K"]
