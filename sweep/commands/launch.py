@@ -127,6 +127,19 @@ def run_command(
     `is_cancelled` is called ten times per second: when it returns True, the process is killed and CommandCancelled is
     raised.
     """
+    done = _run_process(arguments, directory, is_cancelled)
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if not rows:
+        messages = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        if messages:
+            raise InputError(messages[-1].removeprefix("sweep: "))
+        raise InputError(f"the process ended with exit code {done.returncode}")
+    return rows
+
+
+def _run_process(
+    arguments: Sequence[str], directory: str | None, is_cancelled: Callable[[], bool]
+) -> subprocess.CompletedProcess[str]:
     pipe = subprocess.PIPE
     with subprocess.Popen(
         [*_PROGRAM, *arguments],
@@ -146,10 +159,4 @@ def run_command(
                 if is_cancelled():
                     process.kill()
                     raise CommandCancelled from None
-    rows = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-    if not rows:
-        messages = [line.strip() for line in err.splitlines() if line.strip()]
-        if messages:
-            raise InputError(messages[-1].removeprefix("sweep: "))
-        raise InputError(f"the process ended with exit code {process.returncode}")
-    return rows
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -5,16 +5,22 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from driving import ROOT, arguments, sweep
+from answers import answered_here
+from driving import ROOT, arguments, stored_answer, sweep
 from once import made_once
 
 import presets
+from sweep.commands import launch
 from sweep.results.history import find_run
 from sweep.workspace import Workspace
+from tui.screens import plan
+
+RUN_PROCESS = launch._run_process
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +62,22 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BITSWEEP_STATE", str(tmp_path / "state"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+
+
+@pytest.fixture(autouse=True)
+def _answered_here(_elsewhere: None) -> Iterator[None]:
+    with answered_here():
+        yield
+
+
+@pytest.fixture
+def asks_processes(_answered_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The screens run the command line in new processes, as they do for a user."""
+    monkeypatch.setattr(launch, "_run_process", RUN_PROCESS)
+
+
+@pytest.fixture
+def stored_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every plan is the one that the pictures show: no process for a pause between keys."""
+    monkeypatch.setattr(plan, "planned", lambda *_: stored_answer("plan"))
+    monkeypatch.setattr(plan, "variant_sizes", lambda *_: {})

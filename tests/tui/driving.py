@@ -13,7 +13,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from textual import app as textual_app
+from textual.app import App
 from textual.color import Color
+from textual.events import Callback
 from textual.pilot import Pilot
 
 from sweep.commands.launch import Command
@@ -24,7 +27,9 @@ from tui.screens.run import RunScreen
 COMMAND = (sys.executable, "-c", "from sweep.cli import main; main()")
 ROOT = Path(__file__).parents[2]
 PICTURES = Path(__file__).parent / "pictures"
-ROUNDS = 3  # without a message left, after which everything is drawn
+QUIET = 2  # times in a row without a message left, after which everything is drawn
+ROUNDS = 3  # of the drawing of the screen each time: a message, the refresh that it asks for, the events of the layout
+TURNS = 3  # of the event loop in a round
 PATIENCE = 60.0  # seconds, for what a loaded machine takes; nothing is timed
 
 
@@ -47,13 +52,18 @@ def sweep(*given: str, **more: Any) -> subprocess.CompletedProcess[str]:
 class Driver(Pilot[None]):
     """Presses keys and clicks as Pilot does. Each call returns when its effect is drawn.
 
-    Textual's own Pilot waits until the process takes little CPU time, which on a busy machine also holds for a process
-    that waits for its turn. Workers are not waited for: see `until`.
+    Textual's own Pilot waits until the process takes little CPU time, which is slow, and on a busy machine also holds
+    for a process that waits for its turn. Workers are not waited for: see `until`.
     """
+
+    async def pause(self, delay: float | None = None) -> None:
+        """Wait until everything is drawn, after `delay` seconds. Pilot pauses before and after events of the mouse."""
+        await asyncio.sleep(delay or 0)
+        await settled(self)
 
     async def press(self, *keys: str) -> None:
         for key in keys:
-            await super().press(key)
+            await self.app._press_keys([key])
             await settled(self)
 
     async def click(self, *given: Any, **more: Any) -> bool:
@@ -78,6 +88,13 @@ async def opened(
         yield app, driver
 
 
+async def _turn(*_: float) -> None:
+    await asyncio.sleep(0)
+
+
+textual_app.wait_for_idle = _turn  # type: ignore[attr-defined]  # after a key: `settled` waits for what it does
+
+
 async def settled(pilot: Pilot[None]) -> None:
     """Wait until no widget has a message left to handle and everything is drawn.
 
@@ -85,14 +102,52 @@ async def settled(pilot: Pilot[None]) -> None:
     of the terminal is passed to the screen by a timer, which is late on a busy machine.
     """
     quiet, end = 0, time.monotonic() + PATIENCE
-    while quiet < ROUNDS and pilot.app.is_running:
+    while quiet < QUIET and pilot.app.is_running and not pilot.app._exit:
         if time.monotonic() > end:
             busy = [one for one in (pilot.app, *pilot.app.screen.walk_children()) if one.message_queue_size]
             raise AssertionError(f"never settled: size {pilot.app._resize_event}, messages for {busy}")
-        await pilot.pause(0)  # one round: every widget handles what waits for it, then the screen draws
-        widgets = [pilot.app, *pilot.app.screen.walk_children(with_self=True)]
-        waiting = pilot.app._resize_event is not None or any(widget.message_queue_size for widget in widgets)
-        quiet = 0 if waiting else quiet + 1
+        await Barrier().passed(pilot.app)
+        pilot.app.screen._on_timer_update()  # draws
+        quiet = quiet + 1 if await stays_quiet(pilot.app) else 0
+
+
+async def stays_quiet(app: App[None]) -> bool:
+    """Whether nothing is left to handle in three rounds, in which every task gets its turn and the screen draws."""
+    for _ in range(ROUNDS):
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+        app.screen._on_timer_update()
+        widgets = [app, *app.screen.walk_children(with_self=True)]
+        if app._resize_event is not None or any(widget.message_queue_size for widget in widgets):
+            return False
+    return True
+
+
+class Barrier:
+    """Is passed when every widget has handled the messages that waited for it.
+
+    `Pilot.pause` does the same, but Textual then inspects the signature of a function that is new to it, once for every
+    widget.
+    """
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._passed = asyncio.Event()
+
+    async def passed(self, app: App[None]) -> None:
+        """Wait for the widgets of the screen, or until an error of the application ends it."""
+        for pump in (app, *app.screen.walk_children(with_self=True)):
+            self._left += pump.post_message(Callback(callback=self.arrive))
+        waits = [asyncio.ensure_future(one.wait()) for one in (self._passed, app._exception_event)]
+        if self._left:
+            await asyncio.wait(waits, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        for one in waits:
+            one.cancel()
+
+    def arrive(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._passed.set()
 
 
 async def until(pilot: Pilot[None], condition: Callable[[], Any], patience: float = PATIENCE) -> None:
@@ -101,7 +156,7 @@ async def until(pilot: Pilot[None], condition: Callable[[], Any], patience: floa
     while not condition():
         if time.monotonic() > end:
             raise AssertionError(f"the condition was never met; on the screen:\n{shown(pilot.app)}")
-        await pilot.pause(0.05)
+        await asyncio.sleep(0.05)
     await settled(pilot)
 
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import fields, replace
 from pathlib import Path
 
+import pytest
 from driving import opened, play, shown, sweep, until
 from fit_reports import MIB, report, row
 from rich.style import Style
@@ -40,6 +41,7 @@ def test_a_fit_report_survives_a_round_trip_through_json(swept: Workspace) -> No
     assert to_json(from_json(report)) == report
 
 
+@pytest.mark.usefixtures("asks_processes")
 def test_the_screen_shows_the_figures_of_sweep_fit(swept: Workspace) -> None:
     given = ("fit", "micro", "--gpu", "12GiB", "--format", "json", "--workspace", str(swept.root))
     report = json.loads(sweep(*given).stdout)

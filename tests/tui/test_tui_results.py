@@ -345,15 +345,16 @@ class _Wide(App[None]):
 
 def test_a_column_that_is_wider_than_the_window_scrolls() -> None:
     async def script() -> None:
-        async with _Wide().run_test(size=(40, 6)) as pilot:
-            table = pilot.app.query_one(Table)
+        app = _Wide()
+        async with app.run_test(size=(40, 6)):
+            pilot, table = Driver(app), app.query_one(Table)
 
             def line(y: int) -> str:
                 return table.render_line(y).text
 
             seen, heads = set(), []
+            await pilot.pause()
             for _ in range(12):
-                await pilot.pause()
                 seen |= set(re.findall(r"word\d\d", line(1)))
                 heads.append(line(0).rstrip())
                 await pilot.press("right")
@@ -364,10 +365,8 @@ def test_a_column_that_is_wider_than_the_window_scrolls() -> None:
             await pilot.press(*["left"] * 14)
             assert "count" in line(0)
             await pilot.resize_terminal(4, 6)  # the first column alone does not fit
-            await pilot.pause()
             await pilot.press(*["right"] * 3)
             await pilot.resize_terminal(200, 6)
-            await pilot.pause()
             assert line(1).split()[:3] == ["a", "1", "word00"]
 
     play(script())
