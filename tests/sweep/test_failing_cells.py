@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from command_line import COMMAND, call
 
 import presets
 from converters.export import export, open_source
@@ -22,7 +22,6 @@ from converters.llamacpp.reader import read_header
 from int8.tokenizer import load_tokenizer
 from sweep.measure.reference import Reference
 
-COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()", "run"]
 MICRO = presets.builtin_models()["micro"]
 SMALL = {
     "hidden_size": 32,
@@ -62,16 +61,21 @@ class SweepEnd:
     errors: list[str]
 
 
-def finished(process: subprocess.Popen[str]) -> SweepEnd:
-    out, err = process.communicate(timeout=300)
+def ended(code: int, out: str, err: str) -> SweepEnd:
     assert "Traceback" not in err
     last = json.loads(out.splitlines()[-1])
     assert last["event"] == "finished", err
-    return SweepEnd(process.returncode, {record["variant"]: record for record in last["records"]}, err.splitlines())
+    return SweepEnd(code, {record["variant"]: record for record in last["records"]}, err.splitlines())
+
+
+def sweep(*arguments: str | Path) -> SweepEnd:
+    done = call("run", *arguments, "--format", "json")
+    return ended(done.returncode, done.stdout, done.stderr)
 
 
 def start(*arguments: str | Path) -> subprocess.Popen[str]:
-    command = [*COMMAND, *map(str, arguments), "--format", "json"]
+    """In a new process: it can be disturbed, and huggingface_hub reads its environment when it is imported."""
+    command = [*COMMAND, "run", *map(str, arguments), "--format", "json"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -113,7 +117,7 @@ def test_a_reference_or_metric_without_numbers_and_a_small_context_fail_only_the
     (tmp_path / "tasks" / "data.py").write_text(NO_NUMBER_CODE)
     tasks = ["--tasks", "micro_facts,no_number", "--task-data", tmp_path / "tasks", "--limit", "4"]
     arguments = ["micro", "--reference", f"gguf:{broken}", "--variants", f"=gguf:{good},gguf:{small}", *tasks]
-    result = finished(start(*arguments, "--perplexity", text, "--workspace", tmp_path / "w"))
+    result = sweep(*arguments, "--perplexity", text, "--workspace", tmp_path / "w")
     assert (result.code, result.errors) == (1, [])
     reference, whole, short = result.records.values()
 
@@ -163,7 +167,8 @@ def test_a_worker_out_of_memory_fails_only_its_cell_and_a_damaged_reference_only
         if (event["event"], event["cell"]) == ("cell_started", f"{named}/text"):
             worker.kill()
             break
-    result = finished(process)
+    out, err = process.communicate(timeout=300)
+    result = ended(process.returncode, out, err)
     assert result.code == 1
     why = "the worker died (killed by SIGKILL): most likely out of memory"
     assert result.records[named]["error"] == f"text: {why}"
@@ -171,7 +176,7 @@ def test_a_worker_out_of_memory_fails_only_its_cell_and_a_damaged_reference_only
     assert 1.5 < result.records["Q4_0"]["perplexity"]["value"] < 4
     assert result.records["Q4_0"]["tasks"]["micro_facts"]["delta"] is not None
 
-    again = finished(start(*arguments, *options))
+    again = sweep(*arguments, *options)
     assert (again.code, again.records[named]["status"], again.records["Q4_0"]["status"]) == (0, "ok", "ok")
     assert again.records["Q4_0"]["perplexity"] == result.records["Q4_0"]["perplexity"]
 
@@ -180,9 +185,7 @@ def test_a_worker_out_of_memory_fails_only_its_cell_and_a_damaged_reference_only
     with open(damaged, "r+b") as file:
         file.seek(Reference(made)._rows.offset)
         file.write(np.float32(np.nan).tobytes())
-    last = finished(
-        start("micro", "--reference", damaged, "--variants", f"=Q4_0,gguf:{good}", *arguments[5:], *options)
-    )
+    last = sweep("micro", "--reference", damaged, "--variants", f"=Q4_0,gguf:{good}", *arguments[5:], *options)
     assert last.code == 1
     assert "damaged.logprobs: the divergence from this reference is not finite" in last.records["Q4_0"]["error"]
     assert last.records["Q4_0"]["perplexity"] == again.records["Q4_0"]["perplexity"]
@@ -210,9 +213,14 @@ def test_inputs_that_the_model_cannot_read_are_rejected_before_any_work(
     for message, arguments in cases.items():
         options = [*arguments, *([] if "--tasks" in arguments else ["--tasks", "none"])]
         options += [] if "--perplexity" in arguments else ["--perplexity", text]
-        process = start(*options, "--workspace", tmp_path / "w")
-        _, err = process.communicate(timeout=120)
-        assert process.returncode == 2, message
+        options += ["--workspace", tmp_path / "w"]
+        if "boolq" in arguments:
+            process = start(*options)
+            code, err = process.wait(timeout=120), process.communicate()[1]
+        else:
+            done = call("run", *options, "--format", "json")
+            code, err = done.returncode, done.stderr
+        assert code == 2, message
         assert message in err
         assert err.count("\n") == 1, err
     assert not list((tmp_path / "w").rglob("*.gguf"))

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import call
+from command_line import COMMAND, call
 from cores import every_core
 
 import presets
 from sweep.workspace import Workspace
 from tui.state.results import read_results
 
-COMMAND = [sys.executable, "-c", "from sweep.cli import main; main()"]
 MICRO = presets.builtin_models()["micro"]
 
 
@@ -55,16 +53,33 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def begin(text: Path, workspace: Path, *more: str) -> subprocess.Popen[str]:
-    """Start a small sweep: three variants, two tasks."""
+def small_sweep(text: Path, workspace: Path, *more: str) -> list[str]:
+    """The arguments of a small sweep: three variants, two tasks."""
     arguments = ["run", "micro", "--variants", "=Q4_K_M,Q2_K", "--tasks", "micro_form,micro_facts", "--limit", "12"]
-    arguments += ["--perplexity", str(text), "--workspace", str(workspace), "--format", "json", *more]
-    return subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return [*arguments, "--perplexity", str(text), "--workspace", str(workspace), "--format", "json", *more]
+
+
+def begin(text: Path, workspace: Path, *more: str) -> subprocess.Popen[str]:
+    """Start a small sweep as a user does, to be interrupted or followed."""
+    command = [*COMMAND, *small_sweep(text, workspace, *more)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def called(*arguments: str) -> Ended:
+    """Run a command to its end in this process."""
+    done = call(*arguments)
+    return Ended(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture
 def start(text: Path) -> Callable[..., subprocess.Popen[str]]:
     return partial(begin, text)
+
+
+@pytest.fixture
+def swept(text: Path) -> Callable[..., Ended]:
+    """Runs a small sweep to its end."""
+    return lambda *where: called(*small_sweep(text, *where))
 
 
 @pytest.fixture(scope="module")
@@ -152,19 +167,19 @@ def test_paired_differences_follow_from_the_items(undisturbed: tuple[Path, Ended
 
 
 def test_a_second_run_computes_nothing_and_has_the_same_records(
-    undisturbed: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]]
+    undisturbed: tuple[Path, Ended], swept: Callable[..., Ended]
 ) -> None:
     workspace, first = undisturbed
-    second = finished(start(workspace))
+    second = swept(workspace)
     assert second.code == 0
     assert second.records == first.records
     assert [event["event"] for event in second.events] == ["started", "finished"]
     assert second.events[0]["todo"] == 0
 
 
-def test_runs_share_equal_results(undisturbed: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]]) -> None:
+def test_runs_share_equal_results(undisturbed: tuple[Path, Ended], swept: Callable[..., Ended]) -> None:
     workspace, _ = undisturbed
-    wider = finished(start(workspace, "--variants", "=Q4_K_M,Q2_K,Q8_0"))
+    wider = swept(workspace, "--variants", "=Q4_K_M,Q2_K,Q8_0")
     assert {event["cell"].split("/")[0] for event in wider.events if event["event"] == "cell_started"} == {"Q8_0"}
     assert wider.events[0]["run"] != undisturbed[1].events[0]["run"]
     assert files(workspace) == {
@@ -183,7 +198,11 @@ def test_runs_share_equal_results(undisturbed: tuple[Path, Ended], start: Callab
     ],
 )
 def test_a_killed_run_gives_the_same_records_when_it_is_resumed(
-    cell: str, undisturbed: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+    cell: str,
+    undisturbed: tuple[Path, Ended],
+    start: Callable[..., subprocess.Popen[str]],
+    swept: Callable[..., Ended],
+    tmp_path: Path,
 ) -> None:
     process = start(tmp_path)
     assert process.stdout is not None
@@ -193,7 +212,7 @@ def test_a_killed_run_gives_the_same_records_when_it_is_resumed(
             break
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    again = finished(start(tmp_path))
+    again = swept(tmp_path)
     assert again.code == 0, again.err
     assert without_timings(again.records) == without_timings(undisturbed[1].records)
     assert files(tmp_path) == {*(f"micro-{q}.gguf" for q in ("BF16", "Q4_K_M", "Q2_K")), *logprobs(tmp_path)}
@@ -263,11 +282,11 @@ def aborting_gguf(path: Path, workspace: Path) -> Path:
 
 
 def test_native_code_that_aborts_fails_only_its_cells(
-    undisturbed: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+    undisturbed: tuple[Path, Ended], swept: Callable[..., Ended], tmp_path: Path
 ) -> None:
     workspace, first = undisturbed
     broken = aborting_gguf(tmp_path / "broken.gguf", workspace)
-    result = finished(start(workspace, "--variants", f"=gguf:{broken},Q4_K_M,Q2_K"))
+    result = swept(workspace, "--variants", f"=gguf:{broken},Q4_K_M,Q2_K")
     assert result.code == 1
     record = result.records["gguf:broken.gguf"]
     assert record["status"] == "failed"
@@ -282,8 +301,7 @@ def test_runs_are_listed_and_reported(undisturbed: tuple[Path, Ended], tmp_path:
     run = first.events[0]["run"]
 
     def sweep(*arguments: str) -> Ended:
-        command = [*COMMAND, *arguments, "--workspace", str(workspace)]
-        return finished(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        return called(*arguments, "--workspace", str(workspace))
 
     listed = [json.loads(line) for line in sweep("runs", "--format", "json").out.splitlines()]
     assert run in [entry["run"] for entry in listed]
@@ -311,10 +329,10 @@ def test_runs_are_listed_and_reported(undisturbed: tuple[Path, Ended], tmp_path:
 
 
 def test_predicted_sizes_are_the_sizes_of_the_files(
-    undisturbed: tuple[Path, Ended], start: Callable[..., subprocess.Popen[str]]
+    undisturbed: tuple[Path, Ended], swept: Callable[..., Ended]
 ) -> None:
     workspace, first = undisturbed
-    plan = finished(start(workspace, "--dry-run")).events[0]
+    plan = swept(workspace, "--dry-run").events[0]
     for row in plan["variants"]:
         assert row["file_bytes"] == first.records[row["variant"]]["file_bytes"]
         assert row["bits_per_weight"] == pytest.approx(first.records[row["variant"]]["bits_per_weight"])
@@ -322,25 +340,21 @@ def test_predicted_sizes_are_the_sizes_of_the_files(
     assert all(cell["done"] for cell in plan["cells"])
 
 
-def test_a_dry_run_writes_only_the_workspace_folder(
-    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
-) -> None:
-    assert finished(start(tmp_path / "w", "--dry-run")).code == 0
+def test_a_dry_run_writes_only_the_workspace_folder(swept: Callable[..., Ended], tmp_path: Path) -> None:
+    assert swept(tmp_path / "w", "--dry-run").code == 0
     assert not (tmp_path / "w" / "artefacts").exists()
     assert not (tmp_path / "w" / "runs").exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
-def test_a_full_disk_gives_one_line_and_no_partial_file(
-    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
-) -> None:
+def test_a_full_disk_gives_one_line_and_no_partial_file(swept: Callable[..., Ended], tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(small)], capture_output=True)
     if mounted.returncode != 0:
         pytest.skip("no file system can be mounted here")
     try:
-        result = finished(start(small))
+        result = swept(small)
         assert result.code == 2
         assert len(result.err.strip().splitlines()) == 1
         assert "bytes are needed" in result.err or "disk is full" in result.err
