@@ -21,7 +21,7 @@ from sweep.jobs.text import TextJob
 from sweep.planning.request import Request
 
 MICRO = presets.builtin_models()["micro"]
-PLAIN = ("--variants", "=Q4_K_M,Q2_K", "--tasks", "none", "--window", "128")
+PLAIN = ("--variants", "=Q4_K_M,Q2_K", "--tasks", "none", "--measure", "text", "--window", "128")
 
 
 @pytest.fixture(scope="module")
