@@ -122,6 +122,12 @@ class GGUFRepository:
         kept = [file for file in self.files if file not in left_out]
         return replace(self, files=_largest_first(self.id, kept, reasons), problems=(*self.problems, *reasons))
 
+    def projector_spec(self, copy: str) -> str:
+        """The projector file as `spec` names files, from the path of the copy of its header. Other paths stay."""
+        if self.revision is None or Path(copy).parent != self.whole.path.parent:
+            return copy
+        return next(f"{HUB}{self.id}/{one.path}" for one in self.projectors if Path(one.path).name == Path(copy).name)
+
     def spec(self, file: PublishedFile) -> str:
         """The file as llama-server's command names it: a path, or hub:ORG/NAME/FILE.gguf."""
         return f"{HUB}{self.id}/{file.parts[0].path}" if file.parts else str(file.path)

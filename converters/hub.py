@@ -109,6 +109,13 @@ class HubFile:
         directory, slash, name = found[3].rpartition("/")
         return cls(found[1], found[2], tuple(f"{directory}{slash}{part}" for part in part_names(name)))
 
+    @property
+    def url(self) -> str:
+        """The address of the first part."""
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(self.repository, self.names[0], revision=self.revision)
+
     def cached(self) -> Path | None:
         """The path of the first part in the cache, or None if any part is not cached."""
         from huggingface_hub import try_to_load_from_cache

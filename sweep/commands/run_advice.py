@@ -184,7 +184,7 @@ def _fit_names(plan: Plan, workspace: Workspace) -> dict[str, str]:
         elif model is not None and model.content in downloads:
             first, job = downloads[model.content]  # its file may be deleted, or not here yet
             base = split_projector(split_cache(first)[0])[0]  # the same file of another publisher is downloaded once
-            found[name] = name_in_repository(base, job.repository)
+            found[name] = f"{name_in_repository(base, job.repository)}{suffix}"
         elif model is not None and model.opener == "gguf":
             found[name] = f"gguf:{model.file.under(workspace.root)}"
         else:

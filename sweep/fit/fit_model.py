@@ -16,6 +16,7 @@ from converters.llamacpp import rpc
 from converters.llamacpp.container import Field
 from converters.recipes import projector_recipes
 from converters.resolver import FoundModel, ModelForm, Need, find_model, find_repository, names_repository
+from converters.source import Source
 from presets.long_context import Yarn, long_context
 from sweep.defaults import DEFAULT_CONTEXT
 from sweep.fit.contexts import MAX_SEQUENCES
@@ -24,6 +25,7 @@ from sweep.fit.fit_inputs import FitInputs, OwnFile, UnreadableFile
 from sweep.fit.fit_report import MTP, FitOptions, FitReport, FitRow
 from sweep.fit.formulas import ContextFormulas
 from sweep.fit.hardware import Device
+from sweep.fit.image_tokens import ProjectorFit
 from sweep.fit.layer_bytes import ModelShape
 from sweep.fit.placement import FitMachine
 from sweep.fit.projector import projector_fit
@@ -80,7 +82,7 @@ def _report(
             f"{resolved.name}: this model has no layers for multi-token prediction; give a smaller model as the draft"
         )
     counts = options.projector or bool(options.mmproj or options.images)
-    projector = projector_fit(source, resolved.name, options) if counts else None
+    projector = _projector(resolved, source, options) if counts else None
     tokens = 0 if projector is None else projector.tokens
     options = replace(options, context=options.context or min(DEFAULT_CONTEXT + tokens, shape.train_context))
     trained = shape.train_context
@@ -114,7 +116,7 @@ def _report(
                 )
         for own in dict.fromkeys(_axes(name) for name in names):
             alike = [name for name in names if _axes(name) == own]
-            found |= _rows(alike, _with_axes(inputs, resolved.name, own))
+            found |= _rows(alike, _with_axes(inputs, resolved, own))
     return FitReport(
         model=resolved.name,
         context=options.context,
@@ -188,7 +190,15 @@ def _axes(name: str) -> tuple[KVCache | None, str | None]:
     return cache, split_projector(plain)[1]
 
 
-def _with_axes(inputs: FitInputs, model: str, axes: tuple[KVCache | None, str | None]) -> FitInputs:
+def _projector(model: FoundModel, source: Source, options: FitOptions) -> ProjectorFit:
+    """The vision tower. That of a repository on the hub is named as a file there, not by the copy of its header."""
+    found = projector_fit(source, model.name, options)
+    if model.repository is None or not found.exists:
+        return found
+    return replace(found, name=model.repository.projector_spec(found.name))
+
+
+def _with_axes(inputs: FitInputs, model: FoundModel, axes: tuple[KVCache | None, str | None]) -> FitInputs:
     """The inputs of variants that name this KV cache, and the type or the path of this projector file."""
     cache, projector = axes
     if cache is not None:
@@ -198,7 +208,7 @@ def _with_axes(inputs: FitInputs, model: str, axes: tuple[KVCache | None, str | 
     if projector is None:
         return inputs
     options = replace(inputs.options, mmproj=projector)
-    return replace(inputs, options=options, projector=projector_fit(inputs.source, model, options))
+    return replace(inputs, options=options, projector=_projector(model, inputs.source, options))
 
 
 def _rows(names: Sequence[str], inputs: FitInputs) -> dict[str, FitRow]:

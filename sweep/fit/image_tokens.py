@@ -65,7 +65,7 @@ class ImageTokens:
 class ProjectorFit:
     """The vision tower in memory: its projector file, and what it needs for the largest of `images`.
 
-    `name` is the type of a file that has yet to be made, or the path of one that exists.
+    `name` is the type of a file that has yet to be made, or the path of one that exists, or hub:OWNER/REPO/FILE.gguf.
     """
 
     name: str

@@ -46,15 +46,14 @@ def projector_fit(source: Source, name: str, options: FitOptions) -> ProjectorFi
     """The vision tower of the model `source`, which messages call `name`.
 
     It is the file that `options.mmproj` names, or the file that would be made of a checkpoint (F16 if `mmproj` does not
-    name a type), or the one beside a GGUF file. Raises InputError if there is none, or if it belongs to another model.
+    name a type), or the one of that type beside a GGUF file. Raises InputError if there is none, or if it belongs to
+    another model.
     """
     chosen = options.mmproj
     if chosen.upper() not in PROJECTOR_QUANTS and chosen.endswith(".gguf"):
         tower = _existing(Path(chosen).expanduser(), source, name, options)
     elif isinstance(source, HuggingFaceSource):
         tower = _planned(source, chosen or DEFAULT_TYPE, options)
-    elif chosen:
-        raise InputError(f"{name}: is a GGUF file, of which no {chosen} projector file can be made; give a .gguf file")
     else:
         tower = _beside(source, name, options)
     pixels, most = tower.value("patch_size") * MERGE, RESERVED_PATCHES
@@ -83,7 +82,12 @@ def _existing(path: Path, source: Source, name: str, options: FitOptions) -> _To
 
 
 def _beside(source: Source, name: str, options: FitOptions) -> _Tower:
-    found = projectors_beside(source.path)
+    found, quant = projectors_beside(source.path), options.mmproj.upper()
+    if quant and of_type(found, quant) is None:
+        raise InputError(
+            f"{name}: is a GGUF file, of which no {options.mmproj} projector file can be made, and none is next to it;"
+            " give a .gguf file"
+        )
     if not found:
         raise InputError(
             f"{source.path}: is a text model, and there is no projector file (mmproj*.gguf) next to it; name one by"
@@ -97,7 +101,7 @@ def _beside(source: Source, name: str, options: FitOptions) -> _Tower:
             reasons.append(error)
     if not fitting:
         raise reasons[0]
-    usual = of_type([Path(tower.name) for tower in fitting], DEFAULT_TYPE)
+    usual = of_type([Path(tower.name) for tower in fitting], quant or DEFAULT_TYPE)
     if len(fitting) > 1 and usual is None:
         names = ", ".join(Path(tower.name).name for tower in fitting)
         raise InputError(

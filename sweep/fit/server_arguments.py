@@ -34,8 +34,8 @@ class ServerSettings:
 
 
 def server_words(file: str, settings: ServerSettings, projector: str = "") -> list[str]:
-    """The words after `llama-server`. `projector` is the path of a projector file; empty: images are not read."""
-    words = [*model_words(file, projector), "-c", str(settings.context)]
+    """The words after `llama-server`. `projector` is a projector file, named like `file`; empty: no images."""
+    words = [*_model_words(file, _image_words(projector)), "-c", str(settings.context)]
     for flag, value in (("-np", settings.sequences), ("-ngl", settings.gpu_layers)):
         words += [] if value is None else [flag, str(value)]
     words += ["-ncmoe", str(settings.cpu_moe)] if settings.cpu_moe else []
@@ -53,13 +53,18 @@ def server_words(file: str, settings: ServerSettings, projector: str = "") -> li
     return words
 
 
-def model_words(file: str, projector: str = "") -> list[str]:
-    """The words that name the file, a path or `hub:OWNER/REPO/FILE.gguf`, and its projector file.
+def _image_words(projector: str) -> list[str]:
+    if projector.startswith(HUB):
+        return ["--mmproj-url", HubFile.parse(projector.removeprefix(HUB)).url]
+    return ["--mmproj", f"./{projector}" if projector.startswith("-") else projector] if projector else []
+
+
+def _model_words(file: str, images: Sequence[str]) -> list[str]:
+    """The words that name the file, a path or `hub:OWNER/REPO/FILE.gguf`, and `images`, those of its projector file.
 
     A repository's vision projector would be downloaded and loaded too if there is one, into memory that was not
     counted. A certain revision has to be downloaded first.
     """
-    images = ["--mmproj", f"./{projector}" if projector.startswith("-") else projector] if projector else []
     if file.startswith(HUB):
         remote = HubFile.parse(file.removeprefix(HUB))
         if remote.revision is None:
@@ -70,5 +75,6 @@ def model_words(file: str, projector: str = "") -> list[str]:
 
 def with_file(words: Sequence[str], file: str) -> list[str]:
     """The words of `server_words` with another file of the text model."""
-    projector = words[words.index("--mmproj") + 1] if "--mmproj" in words else ""
-    return [*model_words(file, projector), *words[words.index("-c") :]]
+    place = next((words.index(flag) for flag in ("--mmproj", "--mmproj-url") if flag in words), None)
+    images = [] if place is None else words[place : place + 2]
+    return [*_model_words(file, images), *words[words.index("-c") :]]

@@ -12,7 +12,7 @@ import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from converters.errors import InputError
@@ -72,6 +72,8 @@ def served_file(one: Candidate) -> ServedFile:
     if "-hf" in words and not get:
         repository, file = words[words.index("-hf") + 1], words[words.index("--hf-file") + 1]
         get = join(["hf", "download", repository, file, "--local-dir", "."])
+    if "--mmproj-url" in words:
+        get = " && ".join([*([get] if get else []), join(["curl", "-LO", words[words.index("--mmproj-url") + 1]])])
     return ServedFile(one.variant, words, get, one.commands.layers)
 
 
@@ -88,7 +90,7 @@ def modelfile(served: ServedFile) -> str:
         lines.append(f"# KV cache: start the server with OLLAMA_FLASH_ATTENTION=1 OLLAMA_KV_CACHE_TYPE={cache}")
     if served.experts:
         lines.append(f"# The experts of {served.experts} layers belong in RAM; Ollama moves only whole layers there.")
-    projector = served.value("--mmproj")
+    projector = served.value("--mmproj") or PurePosixPath(served.value("--mmproj-url") or "").name
     lines += [f"FROM {_path(file)}" for file in (served.file, projector) if file]
     lines.append(f"PARAMETER num_ctx {served.context}")
     layers = served.layers

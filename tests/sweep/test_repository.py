@@ -227,13 +227,15 @@ job.download, job.publish = download, publish
 """
 
 
-def sweep_on(url: str, folder: Path, text: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def sweep_on(
+    url: str, folder: Path, text: Path, *arguments: str, tasks: str = "none"
+) -> subprocess.CompletedProcess[str]:
     extension = folder / "misfortunes.py"
     extension.write_text(MISFORTUNES)
     environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": "0"}
     environment["BITSWEEP_EXTENSIONS"] = str(extension)
-    command = [*COMMAND, "run", *arguments, "--tasks", "none", "--perplexity", str(text), "--format", "json"]
-    command += ["--gpu", "12GiB", "--measure", "text", "--workspace", str(folder / "w")]
+    command = [*COMMAND, "run", *arguments, "--tasks", tasks, "--perplexity", str(text), "--format", "json"]
+    command += ["--gpu", "12GiB", "--measure", "text,tasks", "--workspace", str(folder / "w")]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
 
@@ -309,6 +311,36 @@ def test_a_repository_is_measured_with_two_files_on_the_disk(published: Path, te
         whole = {record["variant"]: record for record in again["records"]}
         assert whole.pop("hub:Q3_K_M")["status"] == "ok"
         assert whole == {name: record for name, record in found.items() if name in whole}
+
+
+@pytest.mark.slow
+def test_images_are_read_with_a_projector_file_of_the_repository(text: Path, tmp_path: Path) -> None:
+    directory, source = tmp_path / "micro-vl-GGUF", open_source("micro-vl")
+    directory.mkdir()
+    export(source, {name: directory / f"micro-vl-{name}.gguf" for name in ("BF16", "Q4_K_M")})
+    export(ProjectorSource(source), {name: directory / f"mmproj-{name}.gguf" for name in ("F16", "Q4_0")})
+    size = sum(file.stat().st_size for file in directory.iterdir())
+    with serve({"org/micro-vl-GGUF": directory}) as hub:
+        options = ("org/micro-vl-GGUF", "--variants", "=Q4_K_M,Q4_K_M+mmproj=Q4_0", "--limit", "2")
+        done = sweep_on(hub.url, tmp_path, text, *options, tasks="vl_form")
+        assert done.returncode == 0, done.stderr
+        assert size < hub.sent < size + 1_000_000
+        last = json.loads(done.stdout.splitlines()[-1])
+        reference, plain, other = last["records"]
+        assert [one["tasks"]["vl_form"]["n"] for one in last["records"]] == [2, 2, 2]
+        assert plain["divergence"] == other["divergence"]
+        kld = [one["image_divergence"]["vl_form"]["kld_mean"] for one in (plain, other)]
+        assert 0 < kld[0] < kld[1] / 2
+        assert reference["projector"]["file_bytes"] == (directory / "mmproj-F16.gguf").stat().st_size
+        assert not list((tmp_path / "w").rglob("*.gguf"))
+        # The command names the files on the hub, not the copies of their headers
+        for one in (last["advice"], *last["advice"]["alternatives"]):
+            kind = "Q4_0" if one["variant"].endswith("Q4_0") else "F16"
+            assert f"--mmproj-url {hub.url}/org/micro-vl-GGUF/resolve/main/mmproj-{kind}.gguf" in one["command"]
+        hub.sent = 0
+        done = sweep_on(hub.url, tmp_path, text, *options, tasks="vl_form")
+        assert json.loads(done.stdout.splitlines()[-1])["records"] == last["records"]
+        assert hub.sent == 0
 
 
 PLANNED = """

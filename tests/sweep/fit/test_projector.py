@@ -155,8 +155,9 @@ def test_the_projector_file_beside_a_gguf_file_is_counted(made: dict[str, Path],
     (tmp_path / "mmproj-second.gguf").symlink_to(made["qwen3vl mmproj"])
     with pytest.raises(InputError, match=r"several projector files of this model: mmproj-second.gguf, mmproj-vl-BF16"):
         fit_model(str(text), [], [GPU], FitOptions(projector=True))
-    chosen = fit_model(str(text), [], [GPU], FitOptions(mmproj=str(projector)))
-    assert chosen.projector == report.projector
+    for mmproj in (str(projector), "bf16"):
+        chosen = fit_model(str(text), [], [GPU], FitOptions(mmproj=mmproj))
+        assert chosen.projector == report.projector
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,13 @@ def test_a_modelfile_has_the_file_the_context_and_the_layers() -> None:
     ]
 
 
+def test_a_projector_file_on_the_hub_is_downloaded_too() -> None:
+    command = "llama-server -hf o/m --hf-file m.gguf --mmproj-url https://hub.example/o/m/resolve/main/p.gguf -c 1024"
+    lines = modelfile(served_file(candidate(command))).splitlines()
+    get = "hf download o/m m.gguf --local-dir . && curl -LO https://hub.example/o/m/resolve/main/p.gguf"
+    assert lines[1:4] == [f"# First get the file: {get}", "FROM ./m.gguf", "FROM ./p.gguf"]
+
+
 def test_a_modelfile_does_not_pretend_that_ollama_moves_experts() -> None:
     text = modelfile(served_file(candidate("llama-server -m m.gguf -c 8192 -ngl 37 -ncmoe 12")))
     assert "num_gpu" not in text
