@@ -99,10 +99,12 @@ class Divergence:
 
 @dataclass(frozen=True)
 class TextFigures:
-    """The figures of a text that was measured beside the first one. `divergence` is None for the reference."""
+    """The figures of a text that was measured beside the first one. `divergence` is None for the reference, `text`
+    identifies the text."""
 
     perplexity: Perplexity
     divergence: Divergence | None = None
+    text: MeasuredText | None = None
 
 
 @dataclass(frozen=True)
@@ -303,8 +305,9 @@ class Record:
     - `text`: the text that `perplexity` and `divergence` are about; None if the run has none.
     - `other_texts`: by name, the texts that were measured beside it.
     - `study`: the figures of a published study for the same model, method and bits (see presets.ptq_study).
-    - `samples`: the values that figures are means of ("kld" and "nll" in nats per window, "task NAME" per item), to
-      compare any two variants. They are part of the JSON of `sweep report --json` and `sweep run --format json`.
+    - `samples`: the values that figures are means of ("kld" and "nll" in nats per window, "kld NAME" and "nll NAME" of
+      other texts, "task NAME" per item), to compare any two variants. They are part of the JSON of
+      `sweep report --json` and `sweep run --format json`.
     """
 
     variant: str

@@ -159,6 +159,24 @@ def kld(record: Record) -> Figure | None:
     return None if record.divergence is None else divergence(record.divergence)
 
 
+def largest_kld(record: Record) -> tuple[Figure, str] | None:
+    """The largest mean KL divergence of the record's texts and tasks with images, and for which tokens it was measured;
+    "" for those of the only text. Whoever uses them all must be content with each."""
+    first = kld(record)
+    if first is None:
+        return None
+    name = "" if not record.other_texts or record.text is None else f"tokens of {record.text.name}"
+    others = {f"tokens of {text}": one.divergence for text, one in record.other_texts.items()}
+    images = {f"right answers to {task}": one for task, one in record.image_divergence.items()}
+    found = [(first, name)]
+    found += [
+        (own, tokens)
+        for tokens, one in (others | images).items()
+        if one is not None and (own := divergence(one)) is not None
+    ]
+    return max(found, key=lambda one: one[0].value)
+
+
 def divergence(found: Divergence | ImageDivergence) -> Figure | None:
     """The mean of a divergence, in nats per token."""
     return figure(found.kld_mean, found.kld_stderr)

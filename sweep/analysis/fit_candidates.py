@@ -92,11 +92,16 @@ def expected_losses(report: FitReport, measured: Measurements) -> dict[str, Expe
     )
     known = {**expected, **{name: measured_kld(one) for name, one in measured.klds.items()}}
     with_cache = {
-        name: replace(known[base].plus(cost), source="prior", basis=known[base].basis or MEASURED_WITH_F16)
+        name: replace(known[base].plus(cost), source="prior", basis=_basis(known[base]))
         for name, base in plain.items()
         if base in known and (cost := added[name]) is not None
     }
     return _int8_losses(report) | with_cache | own
+
+
+def _basis(known: ExpectedKld) -> str:
+    """What the divergence with another KV cache rests on."""
+    return MEASURED_WITH_F16 if known.source == "measured" else known.basis or MEASURED_WITH_F16
 
 
 def _int8_losses(report: FitReport) -> dict[str, ExpectedKld]:

@@ -23,7 +23,8 @@ def measurements(workspace: Workspace, model: str, tolerance: Tolerance | None =
     """By variant without its KV cache, what the runs of `model` measured.
 
     Divergences from different references or texts are not comparable. If there are several, those of the reference and
-    text with the most variants are returned; among equals, the latest. Those with different types of KV cache are kept
+    texts with the most variants are returned; among equals, the latest. Of several texts of a run, the one with the
+    largest divergence of a variant counts, as in the run's advice. Those with different types of KV cache are kept
     apart. What tasks say is taken from the run with the
     most items. Unstable speeds are left out, and so are those of int8 recipes and of models with experts in RAM.
     """
@@ -59,7 +60,7 @@ def measurements(workspace: Workspace, model: str, tolerance: Tolerance | None =
             for record in rows:
                 units, kld = reference_units(plan, record.variant), _kld(record, plan)
                 if units is not None and kld is not None:
-                    groups[units].setdefault((_cache(record), plain[record.variant]), kld)
+                    groups[_group(units, rows)].setdefault((_cache(record), plain[record.variant]), kld)
                 speed = _speed(record)
                 if speed is not None:
                     speeds[plain[record.variant]].append(speed)
@@ -113,9 +114,19 @@ def _speed(record: Record) -> MeasuredSpeed | None:
 
 
 def _kld(record: Record, plan: Plan) -> MeasuredKld | None:
+    from sweep.analysis import figures
+
     reference = plan.reference_of(record.variant)
     if record.variant == reference and record.perplexity is not None:
         return MeasuredKld(0.0, 0.0, reference, plan.run)
-    if record.divergence is not None:
-        return MeasuredKld(record.divergence.kld_mean, record.divergence.kld_stderr, reference, plan.run)
-    return None
+    found = figures.largest_kld(record)
+    if found is None:
+        return None
+    largest, tokens = found
+    return MeasuredKld(largest.value, largest.stderr or 0.0, reference, plan.run, tokens)
+
+
+def _group(units: str, rows: Sequence[Record]) -> str:
+    """What the divergences of a run are over: `units` of the first text, with the other texts and tasks with images."""
+    others = {name for row in rows for name in (*row.other_texts, *row.image_divergence)}
+    return " ".join([units, *sorted(others)])

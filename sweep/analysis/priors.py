@@ -50,12 +50,14 @@ class ExpectedKld:
 
 @dataclass(frozen=True)
 class MeasuredKld:
-    """A variant's mean KL divergence from `reference` with its standard error, in nats per token, and its run."""
+    """A variant's mean KL divergence from `reference` with its standard error, in nats per token, and its run. `tokens`
+    says for which tokens it was measured, if not for those of the run's only text."""
 
     kld: float
     stderr: float
     reference: str
     run: str
+    tokens: str = ""
 
 
 @dataclass(frozen=True)
@@ -144,4 +146,4 @@ def _interval(value: float, spread: float, basis: str = PUBLISHED) -> ExpectedKl
 def measured_kld(found: MeasuredKld) -> ExpectedKld:
     """A divergence that was measured, with the interval that its standard error gives."""
     half = HALF_INTERVAL * found.stderr
-    return ExpectedKld(found.kld, max(0.0, found.kld - half), found.kld + half, "measured")
+    return ExpectedKld(found.kld, max(0.0, found.kld - half), found.kld + half, "measured", found.tokens)

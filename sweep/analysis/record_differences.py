@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from converters.errors import InputError
-from sweep.analysis.record_files import SOURCES, RecordSet, SharedRecord
+from sweep.analysis.record_files import SOURCES, RecordSet, SharedRecord, SharedText
 from sweep.record import Samples
 from sweep.statistics import PairedDifference, compare_differences
 
@@ -58,16 +58,13 @@ def compare_records(a: RecordSet, b: RecordSet, pairs: Sequence[tuple[str, str]]
     _require_same_conditions(a, b, pairs)
     differences: list[SharedDifference] = []
     notes: dict[str, None] = {}
+    several = any(len(a.records[first].texts) > 1 or len(b.records[second].texts) > 1 for first, second in pairs)
     for first, second in pairs:
         own, other = a.records[first], b.records[second]
         name = first if first == second else f"{first} and {second}"
-        windows = own.windows_sha256 is not None and own.windows_sha256 == other.windows_sha256
-        for figure, x, y, errors, samples in (
-            ("KL divergence", own.kld, other.kld, (own.kld_stderr, other.kld_stderr), "kld"),
-            ("perplexity", own.perplexity, other.perplexity, (own.perplexity_stderr, other.perplexity_stderr), "nll"),
-        ):
-            paired = _paired(own.samples.get(samples), other.samples.get(samples)) if windows else None
-            differences += _difference(name, figure, x, y, errors, paired)
+        for text, against_text in _shared_texts(own, other):
+            differences += _text_differences(name, text, against_text, text.name if several else None)
+        notes |= dict.fromkeys(_texts_of_one_side(own, other))
         for task, score in own.tasks.items():
             against = other.tasks.get(task)
             if against is None:
@@ -86,15 +83,46 @@ def compare_records(a: RecordSet, b: RecordSet, pairs: Sequence[tuple[str, str]]
         differences += _difference(name, speed, own.tokens_per_s, other.tokens_per_s, (None, None))
     if not differences:
         raise InputError(f"{a.name} and {b.name}: the compared variants have no figure in common")
-    texts = [one for one in a.records.values() if one.text_sha256 is not None]
+    shared = [pair for first, second in pairs for pair in _shared_texts(a.records[first], b.records[second])]
+    texts = list(dict.fromkeys((one.name, one.window) for one, _ in shared if one.sha256 is not None))
+    by_window = {window: [str(name) for name, own in texts if own == window] for _, window in texts}
     return RecordComparison(
         a.name,
         b.name,
-        None if not texts else f"{texts[0].text_name}, windows of {texts[0].window} tokens",
+        "; ".join(f"{', '.join(names)}, windows of {window} tokens" for window, names in by_window.items()) or None,
         next((one.reference for one in a.records.values() if one.reference is not None), "none"),
         tuple(differences),
         tuple(notes),
     )
+
+
+def _shared_texts(own: SharedRecord, other: SharedRecord) -> list[tuple[SharedText, SharedText]]:
+    """The texts that both records have, by their hashes."""
+    theirs = {text.sha256: text for text in other.texts if text.sha256 is not None}
+    return [(text, theirs[text.sha256]) for text in own.texts if text.sha256 in theirs]
+
+
+def _texts_of_one_side(own: SharedRecord, other: SharedRecord) -> list[str]:
+    """Notes on the texts that only one of two records has."""
+    notes = []
+    for mine, theirs, side in ((own, other, "A"), (other, own, "B")):
+        known = {text.sha256 for text in theirs.texts}
+        alone = [str(text.name) for text in mine.texts if text.sha256 not in known and text.name is not None]
+        notes += [f"{', '.join(alone)}: measured only in {side}."] if alone and theirs.texts else []
+    return notes
+
+
+def _text_differences(variant: str, own: SharedText, other: SharedText, name: str | None) -> list[SharedDifference]:
+    """The differences over a text, whose `name` is said if there are several."""
+    windows = own.windows_sha256 is not None and own.windows_sha256 == other.windows_sha256
+    over = "" if name is None else f" over {name}"
+    kld = _paired(own.kld_samples, other.kld_samples) if windows else None
+    nll = _paired(own.nll_samples, other.nll_samples) if windows else None
+    errors = (own.perplexity_stderr, other.perplexity_stderr)
+    return [
+        *_difference(variant, f"KL divergence{over}", own.kld, other.kld, (own.kld_stderr, other.kld_stderr), kld),
+        *_difference(variant, f"perplexity{over}", own.perplexity, other.perplexity, errors, nll, is_logarithm=True),
+    ]
 
 
 def _difference(
@@ -104,11 +132,14 @@ def _difference(
     b: float | None,
     errors: tuple[float | None, float | None],
     paired: PairedDifference | None = None,
+    *,
+    is_logarithm: bool = False,
 ) -> list[SharedDifference]:
+    """`is_logarithm`: `paired` is of the figure's logarithm."""
     if a is None or b is None:
         return []
     if paired is not None:
-        scale = sqrt(a * b) if figure == "perplexity" else 1.0  # of the logarithm's error, to first order
+        scale = sqrt(a * b) if is_logarithm else 1.0  # of the logarithm's error, to first order
         return [SharedDifference(variant, figure, a, b, b - a, scale * paired.stderr, paired)]
     first, second = errors
     stderr = None if first is None or second is None else hypot(first, second)
@@ -134,29 +165,40 @@ def _require_same_conditions(a: RecordSet, b: RecordSet, pairs: Sequence[tuple[s
                 f"{a.name} and {b.name}: the references differ: {own.reference} and {other.reference}; their losses "
                 "have no common zero"
             )
-        if not (own.has_text and other.has_text):
+        if not (own.texts and other.texts):
             continue
         for side, one in ((a, own), (b, other)):
-            if one.text_sha256 is None:
+            if all(text.sha256 is None for text in one.texts):
                 raise InputError(
                     f"{side.name}: the records do not say which text they are from; write them again with {SOURCES} "
                     "of this version"
                 )
-        if own.text_sha256 != other.text_sha256:
-            raise InputError(
-                f"{a.name} and {b.name}: the texts differ: {own.text_name} (hash {str(own.text_sha256)[:8]}) and "
-                f"{other.text_name} (hash {str(other.text_sha256)[:8]})"
-            )
-        if (own.window, own.stride) != (other.window, other.stride):
-            raise InputError(f"{a.name} and {b.name}: the windows differ: {_window(own)} and {_window(other)}")
-        if own.windows_sha256 and other.windows_sha256 and own.windows_sha256 != other.windows_sha256:
-            raise InputError(f"{a.name} and {b.name}: the texts were cut into other tokens: the vocabularies differ")
-        if own.reference_model != other.reference_model:
-            raise InputError(
-                f"{a.name} and {b.name}: both references are called {own.reference}, but they are files of other "
-                "models; their losses have no common zero"
-            )
+        shared = _shared_texts(own, other)
+        if not shared:
+            raise InputError(f"{a.name} and {b.name}: the texts differ: {_named(own)} and {_named(other)}")
+        for text, against in shared:
+            _require_same_windows(a, b, own.reference, text, against)
 
 
-def _window(one: SharedRecord) -> str:
+def _require_same_windows(
+    a: RecordSet, b: RecordSet, reference: str | None, own: SharedText, other: SharedText
+) -> None:
+    """Raises InputError if the windows of a text, or the references over it, differ."""
+    if (own.window, own.stride) != (other.window, other.stride):
+        raise InputError(f"{a.name} and {b.name}: the windows differ: {_window(own)} and {_window(other)}")
+    if own.windows_sha256 and other.windows_sha256 and own.windows_sha256 != other.windows_sha256:
+        raise InputError(f"{a.name} and {b.name}: the texts were cut into other tokens: the vocabularies differ")
+    if own.reference_model != other.reference_model:
+        raise InputError(
+            f"{a.name} and {b.name}: both references are called {reference}, but they are files of other "
+            "models; their losses have no common zero"
+        )
+
+
+def _named(one: SharedRecord) -> str:
+    """The texts with the beginnings of their hashes."""
+    return ", ".join(f"{text.name} (hash {str(text.sha256)[:8]})" for text in one.texts if text.sha256 is not None)
+
+
+def _window(one: SharedText) -> str:
     return f"{one.window} tokens" + ("" if one.stride is None else f" with a stride of {one.stride}")

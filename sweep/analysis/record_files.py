@@ -28,35 +28,40 @@ class SharedTask:
 
 
 @dataclass(frozen=True)
-class SharedRecord:
-    """What a record says that can be compared with another machine's. None: not measured.
+class SharedText:
+    """The figures of a text, with what identifies it and its windows. `reference_model` identifies the content of the
+    reference. `kld_samples` and `nll_samples` are None in records of earlier versions, and for too many windows."""
 
-    The fields of the text identify it and its windows, `reference_model` the content of the reference. `samples` are
-    those of `Record`; empty in records of earlier versions, and without figures of too many units.
-    """
-
-    variant: str
-    file_bytes: int | None
     kld: float | None
     kld_stderr: float | None
     perplexity: float | None
     perplexity_stderr: float | None
-    tokens_per_s: float | None
-    device: str
-    reference: str | None
-    text_name: str | None
-    text_sha256: str | None
+    name: str | None
+    sha256: str | None
     window: int | None
     stride: int | None
     windows_sha256: str | None
     reference_model: str | None
+    kld_samples: Samples | None
+    nll_samples: Samples | None
+
+
+@dataclass(frozen=True)
+class SharedRecord:
+    """What a record says that can be compared with another machine's. None: not measured.
+
+    `texts` are the measured ones, the first one first. `samples` are those of the tasks in `Record`; empty in records
+    of earlier versions, and without figures of too many units.
+    """
+
+    variant: str
+    file_bytes: int | None
+    tokens_per_s: float | None
+    device: str
+    reference: str | None
+    texts: tuple[SharedText, ...]
     tasks: Mapping[str, SharedTask]
     samples: Mapping[str, Samples] = field(default_factory=dict)
-
-    @property
-    def has_text(self) -> bool:
-        """Whether a text was measured."""
-        return self.kld is not None or self.perplexity is not None
 
 
 @dataclass(frozen=True)
@@ -124,24 +129,17 @@ def _by_variant(path: Path, rows: Any) -> dict[str, SharedRecord]:
 def _shared(row: dict[str, Any]) -> SharedRecord:
     """Raises KeyError, TypeError, ValueError or AttributeError if the row is no record."""
     row["status"], row["kind"]
-    divergence, perplexity, speed = row["divergence"] or {}, row["perplexity"] or {}, row["speed"] or {}
-    text = row.get("text") or {}
+    speed = row["speed"] or {}
+    samples = {_string(name): _samples(own) for name, own in (row.get("samples") or {}).items()}
+    first = _text(row, samples, "")
+    others = [_text(own, samples, f" {name}") for name, own in (row.get("other_texts") or {}).items()]
     return SharedRecord(
         variant=_string(row["variant"]),
         file_bytes=None if row["file_bytes"] is None else int(row["file_bytes"]),
-        kld=_number(divergence.get("kld_mean")),
-        kld_stderr=_number(divergence.get("kld_stderr")),
-        perplexity=_number(perplexity.get("value")),
-        perplexity_stderr=_number(perplexity.get("stderr")),
         tokens_per_s=None if speed.get("unstable") else _number(speed.get("decode_tokens_per_s")),
         device=_string(row["device"]),
         reference=None if row["reference"] is None else _string(row["reference"]),
-        text_name=text.get("name"),
-        text_sha256=text.get("sha256"),
-        window=text.get("window"),
-        stride=text.get("stride"),
-        windows_sha256=text.get("windows_sha256"),
-        reference_model=text.get("reference_model"),
+        texts=tuple(one for one in (first, *others) if one.kld is not None or one.perplexity is not None),
         tasks={
             _string(name): SharedTask(
                 _string(score["metric"]), float(score["value"]), _number(score["stderr"]), int(score["n"])
@@ -149,7 +147,26 @@ def _shared(row: dict[str, Any]) -> SharedRecord:
             for name, score in (row["tasks"] or {}).items()
             if score["value"] is not None
         },
-        samples={_string(name): _samples(own) for name, own in (row.get("samples") or {}).items()},
+        samples=samples,
+    )
+
+
+def _text(row: dict[str, Any], samples: Mapping[str, Samples], suffix: str) -> SharedText:
+    """The figures of a text in `row`. `suffix` is the end of the names of its samples."""
+    divergence, perplexity, text = row["divergence"] or {}, row["perplexity"] or {}, row.get("text") or {}
+    return SharedText(
+        kld=_number(divergence.get("kld_mean")),
+        kld_stderr=_number(divergence.get("kld_stderr")),
+        perplexity=_number(perplexity.get("value")),
+        perplexity_stderr=_number(perplexity.get("stderr")),
+        name=text.get("name"),
+        sha256=text.get("sha256"),
+        window=text.get("window"),
+        stride=text.get("stride"),
+        windows_sha256=text.get("windows_sha256"),
+        reference_model=text.get("reference_model"),
+        kld_samples=samples.get(f"kld{suffix}"),
+        nll_samples=samples.get(f"nll{suffix}"),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from presets.advice import Tolerance
 from sweep import format as fmt
@@ -77,18 +77,11 @@ def _placement(record: Record) -> AdvisedPlacement:
 def _kld(record: Record, records: Sequence[Record]) -> ExpectedKld | None:
     if figures.is_reference(record, records):
         return ExpectedKld(0.0, 0.0, 0.0, "measured") if _any_kld(records) else None
-    kld = figures.kld(record)
-    if kld is None:
+    found = figures.largest_kld(record)
+    if found is None:
         return None
-    others = {
-        f"tokens of {name}": one.divergence for name, one in record.other_texts.items() if one.divergence is not None
-    }
-    first = "" if not record.other_texts or record.text is None else f"tokens of {record.text.name}"
-    images = {f"right answers to {task}": one for task, one in record.image_divergence.items()}
-    found = [(first, kld)]
-    found += [(name, own) for name, one in (others | images).items() if (own := figures.divergence(one)) is not None]
-    basis, worst = max(found, key=lambda one: one[1].value)  # who uses them all must be content with each
-    return replace(measured_kld(MeasuredKld(worst.value, worst.stderr or 0.0, record.reference or "", "")), basis=basis)
+    worst, tokens = found
+    return measured_kld(MeasuredKld(worst.value, worst.stderr or 0.0, record.reference or "", "", tokens))
 
 
 def _any_kld(records: Sequence[Record]) -> bool:

@@ -239,6 +239,8 @@ def _legend(
     if texts:
         names = ", ".join(f"{name} KLD" for name in texts)
         lines.append(f"{names}: the same over this text. KLD alone is over the first one.")
+        marks = f"{fmt.PARETO} and the plots" if pareto.variants else "The plots"
+        lines.append(f"{marks} are about the first text; the advice takes the largest KLD of a variant.")
     tasks = dict.fromkeys(task for record in rows for task in record.image_divergence)
     if tasks:
         names = ", ".join(f"{fmt.plain(task)} KLD" for task in tasks)

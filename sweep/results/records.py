@@ -210,18 +210,21 @@ def _record(variant: str, run: _RunResults) -> Record:
         unfinished=unfinished,
         projector=_projector(cells, run),
         image_divergence=_image_divergence(cells, run),
-        text=_measured_text(cells, text, run),
+        text=_measured_text(cells, "text", run),
         other_texts=_other_texts(cells, run),
         samples=_window_samples(text, reference_units(plan, variant), variant == plan.reference_of(variant))
+        | _other_samples(cells, run)
         | {f"task {task}": taken for task, (_, taken) in scores.items()},
     )
 
 
-def _measured_text(cells: Sequence[Cell], result: TextResult | None, run: _RunResults) -> MeasuredText | None:
-    own = [cell.job for cell in cells if cell.name == "text"]
+def _measured_text(cells: Sequence[Cell], name: str, run: _RunResults) -> MeasuredText | None:
+    """The text that the cell `name` measures."""
+    own = [cell.job for cell in cells if cell.name == name]
     job = next((job for job in own if isinstance(job, TextJob)), None)
     if job is None:
         return None
+    result = run.result(cells[0].variant, name)
     settings = job.model.settings
     return MeasuredText(
         name=job.text.name,
@@ -291,7 +294,20 @@ def _other_texts(cells: Sequence[Cell], run: _RunResults) -> dict[str, TextFigur
         if isinstance(cell.job, TextJob) and cell.name != "text" and result is not None:
             reference = run.result(run.plan.reference_of(cell.variant), cell.name)
             divergence = _divergence(result.divergence, reference)
-            found[cell.job.text.name] = TextFigures(_perplexity(result.perplexity), divergence)
+            text = _measured_text(cells, cell.name, run)
+            found[cell.job.text.name] = TextFigures(_perplexity(result.perplexity), divergence, text)
+    return found
+
+
+def _other_samples(cells: Sequence[Cell], run: _RunResults) -> dict[str, Samples]:
+    """The samples of the texts beside the first one, which are paired only by the hash of their windows."""
+    found: dict[str, Samples] = {}
+    for cell in cells:
+        result = run.results.get(cell.key)
+        if isinstance(cell.job, TextJob) and cell.name != "text" and result is not None:
+            is_reference = cell.variant == run.plan.reference_of(cell.variant)
+            own = _window_samples(result, result.windows_sha256, is_reference)
+            found |= {f"{kind} {cell.job.text.name}": taken for kind, taken in own.items()}
     return found
 
 

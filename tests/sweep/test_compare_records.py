@@ -96,6 +96,33 @@ def test_what_both_sides_have_by_window_and_item_is_paired(space: Workspace, tmp
     assert "KL divergence is not paired" in table
 
 
+def test_every_text_that_both_files_have_is_compared(theirs: list[dict[str, Any]], tmp_path: Path) -> None:
+    """By their contents: the names and the order do not matter."""
+    theirs = [row for row in theirs if row["variant"] == "Q4"]
+    rows = json.loads(json.dumps(theirs))
+    (row,) = rows
+    chat = {"text": {**row["text"], "name": "chat", "sha256": "c"}, "perplexity": row["perplexity"]}
+    chat["divergence"] = row["divergence"] | {"kld_mean": 0.25}
+    row["other_texts"] = {"chat": chat, "code": {**chat, "text": {**chat["text"], "name": "code", "sha256": "d"}}}
+    row["samples"] |= {f"{kind} chat": row["samples"][kind] for kind in ("kld", "nll")}
+    mine = written(tmp_path, rows).rename(tmp_path / "mine.jsonl")
+    row["other_texts"] = {"text": {name: row[name] for name in ("text", "perplexity", "divergence")}}
+    row |= chat | {"text": chat["text"] | {"name": "talk"}, "divergence": chat["divergence"] | {"kld_mean": 0.75}}
+    ended = call("compare", mine, written(tmp_path, rows), "--workspace", tmp_path, "--format", "json")
+    found = json.loads(ended.stdout)
+    deltas = {one["figure"]: one["delta"] for one in found["differences"]}
+    assert deltas == {
+        "KL divergence over words": 0.0, "perplexity over words": 0.0,
+        "KL divergence over chat": 0.5, "perplexity over chat": 0.0, "t": 0.0,
+    }  # fmt: skip
+    assert found["text"] == "words, chat, windows of 512 tokens"
+    assert found["notes"] == ["code: measured only in A."]
+    row["other_texts"] = {}
+    row["text"]["sha256"] = "another"
+    ended = call("compare", mine, written(tmp_path, rows), "--workspace", tmp_path)
+    assert "the texts differ: words (hash w), chat (hash c), code (hash d) and talk (hash another)" in ended.stderr
+
+
 def test_the_output_of_a_run_is_read_too(space: Workspace, theirs: list[dict[str, Any]], tmp_path: Path) -> None:
     events = [{"event": "started"}, {"event": "finished", "run": "r", "records": theirs}]
     found = compared(space, written(tmp_path, events), "--variant", "Q2")

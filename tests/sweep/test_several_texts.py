@@ -16,9 +16,11 @@ import pytest
 from command_line import call
 
 import presets
+from sweep.analysis.measured import measurements
 from sweep.commands.run import prepare
 from sweep.jobs.text import TextJob
 from sweep.planning.request import Request
+from sweep.workspace import Workspace
 
 MICRO = presets.builtin_models()["micro"]
 PLAIN = ("--variants", "=Q4_K_M,Q2_K", "--tasks", "none", "--measure", "text", "--window", "128")
@@ -47,9 +49,13 @@ def records(*arguments: object) -> dict[str, dict[str, Any]]:
 def test_each_text_has_the_figures_that_it_has_alone(texts: tuple[Path, Path], tmp_path: Path) -> None:
     plain, chat = texts
     both = records("--perplexity", f"{plain},{chat}", "--workspace", tmp_path / "both")
+    name = "chat.jsonl (conversations)"
+    counted = measurements(Workspace(tmp_path / "both"), "micro").klds["Q2_K"]  # for `sweep fit`
+    by_text = {"plain.txt": both["Q2_K"]["divergence"], name: both["Q2_K"]["other_texts"][name]["divergence"]}
+    worst = max(by_text, key=lambda text: by_text[text]["kld_mean"])
+    assert (counted.kld, counted.tokens) == (by_text[worst]["kld_mean"], f"tokens of {worst}")
     alone = records("--perplexity", chat, "--workspace", tmp_path / "alone")
     first = records("--perplexity", plain, "--workspace", tmp_path / "both")
-    name = "chat.jsonl (conversations)"
     for variant in ("BF16", "Q4_K_M", "Q2_K"):
         own = both[variant]["other_texts"][name]
         for figures in ("perplexity", "divergence"):
@@ -78,6 +84,12 @@ def test_each_text_has_the_figures_that_it_has_alone(texts: tuple[Path, Path], t
         )
         for figure, value in (("perplexity", "value"), ("divergence", "kld_mean"))
     }
+    file = tmp_path / "theirs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in both.values()))
+    shared = call("compare", run, file, "--workspace", tmp_path / "both", "--format", "json").stdout
+    figures = {one["figure"]: one for one in json.loads(shared)["differences"] if one["variant"] == "Q2_K"}
+    assert set(figures) >= {f"{kind} over {text}" for kind in ("KL divergence", "perplexity") for text in by_text}
+    assert all(one["delta"] == 0 and one["paired"] for one in figures.values() if " over " in one["figure"])
     call("report", run, "--csv", tmp_path / "records.csv", "--workspace", tmp_path / "both")
     heads = (tmp_path / "records.csv").read_text().splitlines()[0]
     assert f"other_texts.{name}.divergence.kld_mean" in heads
