@@ -33,7 +33,9 @@ class Memory:
 class Perplexity:
     """exp(mean negative log-likelihood) with its standard error, over `tokens` scored positions.
 
-    `low` and `high` bound the 95 % interval that resampling windows of the text gives.
+    `low` and `high` bound the 95 % interval that resampling windows of the text gives. If the reference was measured on
+    more windows than the variant (`Record.stopping`), `value` is the reference's perplexity times the ratio of both
+    over the variant's windows, so that it can be compared with the others.
     """
 
     value: float
@@ -215,13 +217,18 @@ MOST_SAMPLES = 4096
 class Samples:
     """The values that a figure is the mean of: one per unit, float64 (n,). A unit is a window of the text or an item.
 
-    Samples with equal `units` have the same units in the same order, so their differences are paired. `clusters` (n,)
-    numbers the subject or image of each unit; None if the units are independent.
+    Samples with equal `units` have the same units in the same order, so their differences are paired; the shorter ones
+    have the first units of the longer ones. `clusters` (n,) numbers the subject or image of each unit; None if the
+    units are independent.
     """
 
     units: str
     values: NDArray[np.float64]
     clusters: NDArray[np.intp] | None = None
+
+    def head(self, n: int) -> Samples:
+        """The first n units."""
+        return Samples(self.units, self.values[:n], None if self.clusters is None else self.clusters[:n])
 
     def to_json(self) -> dict[str, Any]:
         values = [float(f"{value:.9g}") for value in self.values]
@@ -230,6 +237,16 @@ class Samples:
             "values": values,
             "clusters": None if self.clusters is None else self.clusters.tolist(),
         }
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """How much of a text or task was measured: `samples` of its `of` windows or items, in random order, and why no more
+    (`stopped`): one line for people. It is empty as long as the measurement is not finished."""
+
+    samples: int
+    of: int
+    stopped: str
 
 
 @dataclass(frozen=True)
@@ -305,6 +322,8 @@ class Record:
     - `text`: the text that `perplexity` and `divergence` are about; None if the run has none.
     - `other_texts`: by name, the texts that were measured beside it.
     - `study`: the figures of a published study for the same model, method and bits (see presets.ptq_study).
+    - `stopping`: by name ("text"), the measurements that stop when enough is known, with how much was measured. What
+      is measured in full has no entry.
     - `samples`: the values that figures are means of ("kld" and "nll" in nats per window, "kld NAME" and "nll NAME" of
       other texts, "task NAME" per item), to compare any two variants. They are part of the JSON of
       `sweep report --json` and `sweep run --format json`.
@@ -337,6 +356,7 @@ class Record:
     text: MeasuredText | None = None
     other_texts: dict[str, TextFigures] = field(default_factory=dict)
     speed_at_depth: dict[str, DepthSpeed] = field(default_factory=dict)
+    stopping: dict[str, Stopping] = field(default_factory=dict)
     samples: dict[str, Samples] = field(default_factory=dict, compare=False, repr=False)
 
     def to_json(self, *, samples: bool = False) -> dict[str, Any]:

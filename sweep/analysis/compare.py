@@ -26,6 +26,7 @@ from sweep.results.history import find_variant
 from sweep.results.plan import Plan
 from sweep.results.records import reference_units
 from sweep.results.store import Outcome, Store
+from sweep.results.text_rounds import with_last_rounds
 from sweep.statistics import PairedDifference, compare_differences, flips, holm
 from sweep.workspace import Workspace
 
@@ -174,6 +175,7 @@ def _pairs(a: Plan, variant_a: str | None, b: Plan, variant_b: str | None, both:
 
 
 def _results(plan: Plan, store: Store) -> _ComparedRun:
+    plan = with_last_rounds(plan, store)
     outcomes = store.outcomes(cell.key for cell in plan.cells)
     compared = (cell.key for cell in plan.cells if isinstance(cell.job, TextJob | TaskJob))
     measured = any(outcomes[key].row or outcomes[key].damage for key in compared if key in outcomes)
@@ -356,6 +358,9 @@ def _one_text(
         first, second = a.result(pair[0], names[0]), b.result(pair[1], names[1])
         before, after = first.perplexity.window_nll, second.perplexity.window_nll
         same_windows = first.windows_sha256 is not None and first.windows_sha256 == second.windows_sha256
+        if same_windows:  # one may have been measured on fewer, if enough was known
+            shared = min(len(before), len(after))
+            before, after = before[:shared], after[:shared]
         proven = (same_reference or same_windows) and len(before) == len(after)
         if proven:
             yield _text_difference(pair, "perplexity", before, after, text)
@@ -366,7 +371,8 @@ def _one_text(
         if not same_reference:
             notes.add(_other_reference(a, b, pair))
         elif proven and first.divergence is not None and second.divergence is not None:  # a reference has none
-            yield _text_difference(pair, "divergence", first.divergence.window_kld, second.divergence.window_kld, text)
+            before, after = (one.divergence.window_kld[: len(before)] for one in (first, second))
+            yield _text_difference(pair, "divergence", before, after, text)
 
 
 def _text_difference(

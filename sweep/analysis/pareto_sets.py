@@ -216,11 +216,14 @@ def _resampled(
 ) -> tuple[dict[str, NDArray[np.float64]], int]:
     """Means of each variant under shared resamples, and the number of units.
 
-    Only variants with samples of the same units as the first variant with samples are included.
+    Only variants with samples of the same units as the first variant with samples are included, and of these the units
+    that all of them have.
     """
     taken = {r.variant: r.samples[name] for r in records if r.variant in variants and name in r.samples}
     units = next((samples.units for samples in taken.values()), "")
     taken = {variant: samples for variant, samples in taken.items() if samples.units == units}
+    shared = min((samples.values.size for samples in taken.values()), default=0)
+    taken = {variant: samples.head(shared) for variant, samples in taken.items()}
     rows = [samples.values for samples in taken.values()]
     if len(rows) < 2 or len(rows[0]) < 2:
         return {}, 2

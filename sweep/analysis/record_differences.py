@@ -116,8 +116,8 @@ def _text_differences(variant: str, own: SharedText, other: SharedText, name: st
     """The differences over a text, whose `name` is said if there are several."""
     windows = own.windows_sha256 is not None and own.windows_sha256 == other.windows_sha256
     over = "" if name is None else f" over {name}"
-    kld = _paired(own.kld_samples, other.kld_samples) if windows else None
-    nll = _paired(own.nll_samples, other.nll_samples) if windows else None
+    kld = _paired(*_shared(own.kld_samples, other.kld_samples)) if windows else None
+    nll = _paired(*_shared(own.nll_samples, other.nll_samples)) if windows else None
     errors = (own.perplexity_stderr, other.perplexity_stderr)
     return [
         *_difference(variant, f"KL divergence{over}", own.kld, other.kld, (own.kld_stderr, other.kld_stderr), kld),
@@ -144,6 +144,14 @@ def _difference(
     first, second = errors
     stderr = None if first is None or second is None else hypot(first, second)
     return [SharedDifference(variant, figure, a, b, b - a, stderr)]
+
+
+def _shared(a: Samples | None, b: Samples | None) -> tuple[Samples | None, Samples | None]:
+    """The windows that both have: if enough was known, one was measured on fewer."""
+    if a is None or b is None:
+        return a, b
+    shared = min(a.values.size, b.values.size)
+    return a.head(shared), b.head(shared)
 
 
 def _paired(a: Samples | None, b: Samples | None) -> PairedDifference | None:

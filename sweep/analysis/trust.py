@@ -19,6 +19,7 @@ def trust_notes(records: Sequence[Record]) -> list[str]:
         _implausible(records),
         _worse_than_rounding(records),
         _unstable(records),
+        _stopped(records),
         _perplexity(records),
         *_noise(records),
         _sharing(records),
@@ -74,6 +75,23 @@ def _unstable(records: Sequence[Record]) -> str:
     return (
         f"{fmt.UNSTABLE} Unstable speeds, on which no advice is based: {'; '.join(found)}. Likely cause: other "
         "programs ran while the speed was measured."
+    )
+
+
+def _stopped(records: Sequence[Record]) -> str:
+    """A note on texts of which a part was measured, with the reason."""
+    variants: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        for name, part in record.stopping.items():
+            text = "" if name == "text" else f" of {name.removeprefix('text ')}"
+            amount = f"{part.samples:,} of {part.of:,} windows{text}: {part.stopped or 'not finished'}"
+            variants.setdefault((name, amount), []).append(fmt.plain(record.variant))
+    if not variants:
+        return ""
+    parts = "; ".join(f"{amount} ({', '.join(names)})" for (_, amount), names in variants.items())
+    return (
+        f"Each text was measured on windows in random order, until enough was known. {parts}. `--precision full` "
+        "measures all windows."
     )
 
 

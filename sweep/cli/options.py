@@ -163,7 +163,7 @@ _CHOICE = (
         "preset",
         str,
         "The list of variants to compare: a name from `sweep presets`, or a TOML file, which may also set measure, "
-        "tasks, limit, ctx, window, effort and a target.",
+        "tasks, limit, ctx, window, effort, precision and a target.",
         default="q2-q8",
         metavar="NAME|FILE",
     ),
@@ -345,6 +345,16 @@ _EFFORT = _option(
     "default tasks and lists, and 30 seconds for speed. The predicted time is printed.",
     show_default="normal, or as in the preset",
 )
+_PRECISION = _option(
+    Panel.MEASUREMENTS,
+    "precision",
+    str | None,
+    "How much of each text to measure: full measures all of it; decide as much as it takes to know which variants are "
+    "under the KL divergence of --max-kld (0.02 by default) and in which order they are; 5% the same, and each KL "
+    "divergence to within 5 percent.",
+    show_default="full, or as in the preset",
+    metavar="full|decide|PERCENT",
+)
 _IMAGES = (
     _option(
         Panel.MEASUREMENTS,
@@ -491,7 +501,7 @@ _WORKSPACE = Option("workspace", Path | None, common.WORKSPACE)
 
 _RUN_MEASURE = _measure("the preset's, otherwise all", ", or as --effort says")
 SWEEP = (
-    *_CHOICE, _REQUANTIZE, _REFERENCE, *_PREPARATION, _EFFORT, *_RUN_MEASURE, *_TASKS,
+    *_CHOICE, _REQUANTIZE, _REFERENCE, *_PREPARATION, _EFFORT, _PRECISION, *_RUN_MEASURE, *_TASKS,
     *_IMAGES, *_RUN_TEXT, _CONTEXT, _RUN_CACHE, _GPUS, *_PLACEMENT, *_TARGET, *_EXECUTION, _DRY_RUN, _KEEP, _EXPORT,
     _TOLERANCE, _WORKSPACE,
 )  # fmt: skip

@@ -10,9 +10,9 @@ from sweep.commands.prediction import effort_words, time_words
 from sweep.endings import EVENTS
 from sweep.events import Event
 from sweep.planning.prepare import Sweep
+from sweep.results.later_cells import possible_cells
 from sweep.results.plan import Plan
 from sweep.results.progress import RunProgress
-from sweep.results.speed_again import second_cells
 
 
 class RunDisplay:
@@ -24,7 +24,7 @@ class RunDisplay:
     def __init__(self, plan: Plan, output: Output, model: str = "") -> None:
         self._output = output
         self._prefix = f"{model}: " if model else ""
-        self._run = RunProgress.of(plan.cells, second_cells(plan).values())
+        self._run = RunProgress.of(plan.cells, possible_cells(plan))
         self._bar = share_bar(output)
         self._task = self._bar.add_task("planning", total=1.0, left=self._run.seconds_left)
 

@@ -16,9 +16,9 @@ from sweep.jobs.cell import Cell
 from sweep.jobs.speed import SpeedResult
 from sweep.results.cell_state import CellState
 from sweep.results.history import find_run
+from sweep.results.later_cells import possible_cells
 from sweep.results.plan import Plan
 from sweep.results.progress import RunProgress
-from sweep.results.speed_again import second_cells
 from sweep.results.store import Store
 from sweep.workspace import Workspace, run_lock
 
@@ -65,9 +65,9 @@ class Follower:
         self.directory = workspace.run(self.plan.run)
         self._workspace = workspace
         self._reader = EventLogReader(self.directory / "events.jsonl")
-        self._again = {cell.label: cell for cell in second_cells(self.plan).values()}
-        self._progress = RunProgress.of(self.plan.cells, self._again.values())
-        self._cells = {cell.label: cell for cell in self.plan.cells} | self._again
+        self._later = {cell.label: cell for cell in possible_cells(self.plan)}
+        self._progress = RunProgress.of(self.plan.cells, self._later.values())
+        self._cells = {cell.label: cell for cell in self.plan.cells} | self._later
         self._figures: dict[str, str] = {}
         self._predicted: dict[str, int] = {}
         self._resident: tuple[float, int | None] = (0.0, None)
@@ -92,7 +92,7 @@ class Follower:
         return Snapshot(
             plan=self.plan,
             progress=progress,
-            added=tuple(self._cells[label] for label in progress.cells if label in self._again),
+            added=tuple(self._cells[label] for label in progress.cells if label in self._later),
             figures=dict(self._figures),
             died=self._has_died(),
             pausing=pause_requested(self.directory),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 
 from converters.atomic import exists_already
@@ -28,8 +29,8 @@ from sweep.planning.input_checks import check_inputs
 from sweep.planning.prepare import Sweep
 from sweep.planning.request import Keep, Request
 from sweep.results.estimate import predicted_seconds
+from sweep.results.later_cells import cells_after, cells_at_the_end
 from sweep.results.records import records
-from sweep.results.speed_again import cells_to_measure_again
 from sweep.results.store import Store
 from sweep.workspace import run_lock, sharing
 
@@ -107,11 +108,12 @@ def _run_plan(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Event
             with open_executor(sweep.request.executor, root, directory, plan.resources, workers) as executor:
 
                 def last_cells() -> list[Cell]:
-                    again = cells_to_measure_again(plan, records(plan, store))
+                    more = cells_at_the_end(plan, store)
                     gone = {cell.key for cell in plan.cells if _is_gone(cell, root)}  # not worth a second download
-                    return [cell for cell in again if gone.isdisjoint(cell.needs)]
+                    return [cell for cell in more if gone.isdisjoint(cell.needs)]
 
                 scheduler = Scheduler(plan.cells, store, executor, root, directory, report, on_variant_done)
+                scheduler.next_cells = partial(cells_after, plan, store)
                 scheduler.last_cells = last_cells
                 scheduler.predicted = predicted_seconds(plan, store)
                 scheduler.run(plan.run)

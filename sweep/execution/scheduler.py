@@ -55,8 +55,8 @@ class Scheduler:
     - `emit` is called with every event.
     - `on_variant_done` is called with the name of each variant whose cells have all ended.
     - `predicted` are the seconds that cells took in earlier runs, by label, for those who show the time left.
-    - `next_cells` returns further cells after each result, for measurements that work in rounds.
-    - `last_cells` returns further cells when all others have ended.
+    - `next_cells` returns further cells after each result, for measurements that work in rounds. They run next.
+    - `last_cells` returns further cells when all others have ended, again and again until there are no new ones.
     """
 
     cells: Sequence[Cell]
@@ -94,10 +94,11 @@ class Scheduler:
         about["predicted"] = self._predicted_seconds()
         self.emit(Event("started", None, about))
         self._run_waiting()
-        if self.last_cells is not None:
+        while self.last_cells is not None:
             self._add_with_files(self.last_cells())
-            if self._waiting:
-                self.emit(Event("cells_added", None, {"pending": [cell.label for cell in self._waiting]}))
+            if not self._waiting:
+                break
+            self._tell_added(self._waiting)
             self._run_waiting()
 
     def _predicted_seconds(self) -> dict[str, float]:
@@ -121,8 +122,15 @@ class Scheduler:
                     self._handle_answer(answer)
 
     def add(self, cells: Iterable[Cell]) -> None:
-        """Add cells at any time. Cells that were added before or have a stored result are ignored."""
-        self._waiting += cells_to_run(self._add_new(cells), self.store, self.root)
+        """Add cells at any time, before those that wait. Cells that were added before or have a stored result are
+        ignored."""
+        added = cells_to_run(self._add_new(cells), self.store, self.root)
+        if added:
+            self._waiting = [*added, *self._waiting]
+            self._tell_added(added)
+
+    def _tell_added(self, cells: Sequence[Cell]) -> None:
+        self.emit(Event("cells_added", None, {"pending": [cell.label for cell in cells]}))
 
     def _add_with_files(self, cells: Iterable[Cell]) -> None:
         """Add cells, and the cells that make their files, in case those were removed in the meantime."""

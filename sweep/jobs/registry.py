@@ -25,6 +25,7 @@ _STORED: dict[str, str | type[StoredJob[Any]]] = {
     "speed": "sweep.jobs.speed:SpeedJob",
     "depth": "sweep.jobs.speed:DepthJob",
     "text": "sweep.jobs.text:TextJob",
+    "text_rounds": "sweep.jobs.text_rounds:TextRoundsJob",
     "task": "sweep.jobs.task:TaskJob",
     "acceptance": "sweep.jobs.acceptance:AcceptanceJob",
     "image_divergence": "sweep.jobs.image_divergence:ImageDivergenceJob",
@@ -52,7 +53,7 @@ SPEED, TEXT, TASKS = "speed", "text", "tasks"
 # Each with the name by which a user chooses it. Several measurements can have one name.
 _MEASUREMENTS: list[tuple[str, str | Measurement]] = [
     (SPEED, "sweep.jobs.speed:speed_jobs"),
-    (TEXT, "sweep.jobs.text:text_jobs"),
+    (TEXT, "sweep.jobs.text_plan:text_jobs"),
     (TASKS, "sweep.jobs.task:task_jobs"),
     (TASKS, "sweep.jobs.image_divergence:image_divergence_jobs"),
     (SPEED, "sweep.jobs.acceptance:acceptance_jobs"),

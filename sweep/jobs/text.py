@@ -3,22 +3,23 @@ writes the distributions that other variants are compared with."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from converters.errors import InputError
 from sweep import format as fmt
 from sweep.artefact import Artefact, sampled_digest
-from sweep.jobs.base import Result, Site, content_hash
-from sweep.jobs.cell import PlannedJob, SweepInputs
-from sweep.jobs.inputs import Baseline, TextFile
+from sweep.jobs.base import Result, Site
+from sweep.jobs.inputs import TextFile
 from sweep.jobs.model import MeasuredModel, MeasurementJob
 from sweep.jobs.settings import ComputeResources
-from sweep.measure.text_form import TextForm
 from sweep.measure.text_results import DivergenceResult, NoiseFloor, PerplexityResult
+
+if TYPE_CHECKING:
+    from sweep.backends.base import Backend
+    from sweep.measure.perplexity import Windows
 
 
 def text_summary(perplexity: PerplexityResult, divergence: DivergenceResult | None) -> str:
@@ -77,7 +78,7 @@ class TextJob(MeasurementJob[TextResult]):
             **self.model.identity(resources),
             **own,
             **single,
-            **_of_part(self.windows),
+            **part_identity(self.windows),
         }
 
     @property
@@ -107,21 +108,27 @@ class TextJob(MeasurementJob[TextResult]):
     def input_texts(self) -> tuple[TextFile, ...]:
         return (self.text,)
 
-    def run(self, site: Site) -> TextResult:
+    def cut_windows(self, site: Site, backend: Backend) -> Windows:
+        """The windows of the text, in its order."""
         from sweep.measure.perplexity import cut_windows
-        from sweep.measure.reference import open_reference
-        from sweep.measure.text_measurement import measure_text, noise_floor
         from sweep.measure.texts import model_text
 
-        backend, settings = site.open(self.model), self.model.settings
-        windows = cut_windows(
+        settings, form = self.model.settings, self.text.form
+        return cut_windows(
             backend,
-            model_text(site.path(self.text.file), self.text.form, backend),
+            model_text(site.path(self.text.file), form, backend),
             n_ctx=settings.window,
             stride=settings.stride,
             max_windows=self.windows,
-            parse_special=self.text.form.parses_special,
+            parse_special=form.parses_special,
         )
+
+    def run(self, site: Site) -> TextResult:
+        from sweep.measure.reference import open_reference
+        from sweep.measure.text_measurement import measure_text, noise_floor
+
+        backend = site.open(self.model)
+        windows = self.cut_windows(site, backend)
         written = None if self.distributions is None else site.path(self.distributions)
         base = None if self.base_file is None else site.path(self.base_file)
         measure = partial(
@@ -159,50 +166,6 @@ def share_of_text(text: TextFile, windows: int | None, window: int) -> float:
     return min(1.0, windows * window * BYTES_PER_TOKEN / text.bytes)
 
 
-def _needed(text: TextFile, windows: int | None, window: int) -> int | None:
-    """The number of windows, or None if the text surely has no more: a token of a text has at least one byte."""
-    is_short = windows is not None and text.form is not TextForm.CONVERSATIONS and 0 < text.bytes <= windows * window
-    return None if is_short else windows
-
-
-def _of_part(windows: int | None) -> dict[str, Any]:
+def part_identity(windows: int | None) -> dict[str, Any]:
     """What the identity of a part of a text has more than that of the whole text."""
     return {} if windows is None else {"windows": windows}
-
-
-def cell_name(text: TextFile) -> str:
-    """The name of the cell of a text that is measured beside the first one, whose cell is "text"."""
-    return f"text {text.name}"
-
-
-def text_jobs(model: MeasuredModel, inputs: SweepInputs, baseline: Baseline | None) -> Iterable[PlannedJob]:
-    """A job for each text of the sweep. A model without a baseline writes its distributions for the others."""
-    if inputs.text is None:
-        return
-    yield _planned("text", model.text_only, inputs.text, inputs, baseline, inputs.base_file)
-    for text in inputs.other_texts:
-        yield _planned(cell_name(text), model.text_only, text, inputs, inputs.text_references.get(text.identity), None)
-
-
-def _planned(
-    name: str,
-    model: MeasuredModel,
-    text: TextFile,
-    inputs: SweepInputs,
-    baseline: Baseline | None,
-    base_file: Artefact | None,
-) -> PlannedJob:
-    windows = _needed(text, inputs.windows, model.settings.window)
-    identity = content_hash(model.identity(inputs.resources) | {"text": text.identity} | _of_part(windows))
-    own = inputs.artefact(f"reference-{identity[:16]}.logprobs")
-    job = TextJob(
-        model,
-        text,
-        baseline=None if baseline is None else baseline.identity,
-        reference=None if baseline is None else baseline.file,
-        distributions=own if baseline is None and not inputs.single else None,
-        base_file=base_file,
-        by_itself=inputs.single,
-        windows=windows,
-    )
-    return PlannedJob(name, job, () if baseline is None or baseline.key is None else (baseline.key,))

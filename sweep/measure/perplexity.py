@@ -55,8 +55,19 @@ class Windows:
 
     def head(self, n_windows: int) -> Windows:
         """The first `n_windows` windows."""
-        heads = None if self.heads is None else self.heads[:n_windows]
-        return Windows(self.tokens[:n_windows], self.first, heads)
+        return self.part(0, n_windows)
+
+    def part(self, start: int, stop: int) -> Windows:
+        """The windows `start` to `stop` - 1."""
+        return self._picked(slice(start, stop))
+
+    def in_random_order(self) -> Windows:
+        """All windows in an order that only their content decides, so that it is the same for every model."""
+        return self._picked(np.random.default_rng(int(self.sha256, 16)).permutation(len(self.tokens)))
+
+    def _picked(self, which: slice | NDArray[np.intp]) -> Windows:
+        heads = None if self.heads is None else self.heads[which]
+        return Windows(self.tokens[which], self.first, heads)
 
 
 def cut_windows(

@@ -10,7 +10,6 @@ divergence by the reference's confidence.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep import statistics
+from sweep.measure.positions import Positions
 from sweep.measure.text_results import DivergenceResult
 from sweep.record import Confidence, Divergence
 
@@ -26,22 +26,6 @@ Array = NDArray[np.float64]
 KLD_PERCENTILES = (0.0, 0.1, 1.0, 5.0, 10.0, 50.0, 90.0, 95.0, 99.0, 99.9, 100.0)
 DELTA_P_PERCENTILES = (0.0, 0.1, 1.0, 5.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.9, 100.0)
 CONFIDENCES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
-
-
-@dataclass(frozen=True)
-class Positions:
-    """Every scored position of a text; each array has shape (n_windows, rows).
-
-    The first four fields are those of RowDivergence. `nll` and `reference_nll` are the negative log-likelihoods, in
-    nats, of the next token by the variant and by the reference.
-    """
-
-    kld: Array
-    variance: Array
-    same_top: NDArray[np.bool_]
-    confidence: Array
-    nll: Array
-    reference_nll: Array
 
 
 def summarize_divergence(positions: Positions) -> DivergenceResult:

@@ -17,9 +17,10 @@ from sweep.backends.base import Backend, Progress, WindowLogits
 from sweep.measure.basefile import BaseFileWriter
 from sweep.measure.divergence import RowDivergence
 from sweep.measure.perplexity import Windows, summarize_nll
+from sweep.measure.positions import Positions, TextPositions
 from sweep.measure.reference import Distributions, ReferenceWriter
 from sweep.measure.softmax import RowSummary, available_cores, map_rows, summarize_rows
-from sweep.measure.summary import Positions, summarize_divergence
+from sweep.measure.summary import summarize_divergence
 from sweep.measure.text_results import DivergenceResult, NoiseFloor, PerplexityResult
 
 
@@ -39,6 +40,12 @@ class DistributionWriter(Protocol):
 class TextMeasurement:
     perplexity: PerplexityResult
     divergence: DivergenceResult | None
+
+
+def summarize(measured: TextPositions) -> TextMeasurement:
+    """The figures of all positions."""
+    positions = measured.divergence
+    return TextMeasurement(summarize_nll(measured.nll), None if positions is None else summarize_divergence(positions))
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,36 @@ def measure_text(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> TextMeasurement:
-    """Decode `windows` once and compute the perplexity.
+    """Decode `windows` once and compute the perplexity, and the divergence if there is a reference. See
+    `measure_positions`."""
+    return summarize(
+        measure_positions(
+            backend,
+            windows,
+            reference=reference,
+            write_reference=write_reference,
+            write_base_file=write_base_file,
+            model=model,
+            parallel=parallel,
+            threads=threads,
+            progress=progress,
+        )
+    )
+
+
+def measure_positions(
+    backend: Backend,
+    windows: Windows,
+    *,
+    reference: Distributions | None = None,
+    write_reference: Path | None = None,
+    write_base_file: Path | None = None,
+    model: str = "",
+    parallel: int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> TextPositions:
+    """Decode `windows` once and compute the figures of every scored position.
 
     Args:
         reference: compute the divergence from this reference, too.
@@ -97,14 +133,13 @@ def measure_text(
                 reference_nll[here] = -rows.divergence.target_logprob
             if progress and here[1].stop == windows.rows_each:
                 progress(rows.window + 1, len(windows.tokens))
-    divergence = None
     if reference is not None:
         if not (np.isfinite(kld).all() and np.isfinite(reference_nll).all()):
             raise InputError(
                 f"{reference.path}: the divergence from this reference is not finite; is the file damaged?"
             )
-        divergence = summarize_divergence(Positions(kld, variance, same_top, confidence, nll, reference_nll))
-    return TextMeasurement(summarize_nll(nll), divergence)
+        return TextPositions(nll, Positions(kld, variance, same_top, confidence, nll, reference_nll))
+    return TextPositions(nll, None)
 
 
 def noise_floor(

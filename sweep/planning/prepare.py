@@ -50,6 +50,7 @@ from sweep.planning.model import ResolvedModel, published_model, resolve
 from sweep.planning.needle import with_needle_files
 from sweep.planning.piped_text import is_pipe
 from sweep.planning.planner import PlanSpec, make_plan
+from sweep.planning.precision import stop_rule
 from sweep.planning.repository import CHECKPOINT_REFERENCE, choose, published_imatrix, published_variants
 from sweep.planning.request import Request
 from sweep.planning.tasks import require_known, tasks_for
@@ -99,6 +100,7 @@ def prepare(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
         tasks=request.tasks or chosen.tasks,
         limit=next((limit for limit in limits if limit is not None), None),
         effort=effort,
+        precision=request.precision or chosen.precision,
         ctx=request.ctx or chosen.ctx,
         min_tps=request.min_tps or chosen.target.min_tps,
         max_kld=request.max_kld or chosen.target.max_kld,
@@ -338,6 +340,7 @@ def _plan(
         base_file=None if request.write_base is None else Artefact.of(writable_base_file(request.write_base)),
         calibration=None if read is None else read.file,
         windows=None if file is not None else extent.windows(settings.window),
+        stop_rule=None if single else stop_rule(request, variants, file),
         other_texts=tuple(one.file for one in others),
         images=sweep_images(request, model, variants, tasks),
         measure=() if set(measure) == set(measurement_names()) else measure,

@@ -14,6 +14,7 @@ import presets
 from converters.errors import InputError
 from sweep.planning.effort import Effort, parse_effort
 from sweep.planning.measurements import checked_names
+from sweep.planning.precision import checked_precision
 from sweep.target import NO_TARGET, Target
 
 _KEYS: dict[str, type] = {
@@ -29,12 +30,13 @@ _KEYS: dict[str, type] = {
     "max_kld": float,
     "min_recovery": float,
     "effort": str,
+    "precision": str,
 }
 
 
 @dataclass(frozen=True)
 class Preset:
-    """The content of a preset's TOML file. `measure`, `tasks`, `limit`, `ctx`, `window` and `effort` are None if the
+    """The content of a preset's TOML file. What it does not set is None; then the
     defaults apply.
 
     `target` is what the variant to run has to reach; in the file, `min_recovery` is in percent, as in the option.
@@ -50,6 +52,7 @@ class Preset:
     window: int | None = None
     target: Target = NO_TARGET
     effort: Effort | None = None
+    precision: str | None = None
     measure: tuple[str, ...] | None = None
 
 
@@ -103,6 +106,7 @@ def _checked(file: Path, table: dict[str, Any]) -> Preset:
             None if "min_recovery" not in table else table["min_recovery"] / 100,
         ),
         effort=parse_effort(table.get("effort"), str(file)),
+        precision=None if "precision" not in table else checked_precision(table["precision"], f"{file}: 'precision'"),
         measure=_measure(file, table),
     )
 
@@ -130,4 +134,5 @@ def as_toml(preset: Preset) -> str:
     rows += [("window", preset.window)] if preset.window is not None else []
     rows += [(constraint.value, float(preset.target.number(constraint))) for constraint in preset.target.bounds]
     rows += [("effort", str(preset.effort))] if preset.effort is not None else []
+    rows += [("precision", preset.precision)] if preset.precision is not None else []
     return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in rows)

@@ -43,6 +43,7 @@ class Request:
     - `speed_seconds`: the time for repeats of the timings of speed. `depth`: the numbers of tokens after which speed is
       measured. `draft`: the GGUF file of a model that drafts tokens for speculative decoding.
     - `parse_special`: read special tokens in the texts as such (see TextForm).
+    - `precision`: "full", "decide" or a percentage: how much is measured of a text (see planning.precision).
     - `limit`: the number of items of each task; `effort`: how much is measured where no option says it.
     - `keep`: see `Keep`; None: all files that were made, and none of those that were downloaded.
     - `ngl`: layers on GPUs; `n_cpu_moe`: layers whose experts stay in RAM; `tensor_split`: the share of each GPU.
@@ -70,6 +71,7 @@ class Request:
     parse_special: bool = False
     limit: int | None = None
     effort: Effort | None = None
+    precision: str | None = None
     num_fewshot: int | None = None
     chat_template: bool | None = None
     thinking: bool | None = None

@@ -29,9 +29,10 @@ def _better_rounding(record: Record, named: dict[str, Record]) -> str | None:
     if plain is None or plain == record.variant:
         return None
     own, other = record.samples.get("kld"), named[plain].samples.get("kld")
-    if own is None or other is None or own.units != other.units or len(own.values) != len(other.values):
+    if own is None or other is None or own.units != other.units:
         return None
-    differences = own.values - other.values
-    if not np.isfinite(differences).all():
+    shared = min(own.values.size, other.values.size)
+    differences = own.values[:shared] - other.values[:shared]
+    if not shared or not np.isfinite(differences).all():
         return None
     return plain if compare_differences(differences).low > 0 else None

@@ -4,6 +4,7 @@ reference."""
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -25,6 +26,7 @@ from sweep.jobs.settings import ComputeResources
 from sweep.jobs.speed import DepthJob, SizeResult, SpeedResult
 from sweep.jobs.task import TaskResult
 from sweep.jobs.text import TextJob, TextResult
+from sweep.jobs.text_rounds import TextRoundsJob
 from sweep.measure.text_results import DivergenceResult, PerplexityResult
 from sweep.methods.registry import method
 from sweep.record import (
@@ -38,6 +40,7 @@ from sweep.record import (
     Record,
     Samples,
     Speed,
+    Stopping,
     TaskScore,
     TextFigures,
 )
@@ -48,14 +51,36 @@ from sweep.results.plausibility import with_doubts
 from sweep.results.speed_again import second_cells
 from sweep.results.steadiness import steadier, with_steadiness
 from sweep.results.store import Outcome, Store
-from sweep.statistics import cluster_stderr, compare_differences, compare_items, holm
+from sweep.results.text_rounds import why_stopped, with_last_rounds
+from sweep.statistics import HALF_INTERVAL, cluster_stderr, compare_differences, compare_items, holm
 
 
 def records(plan: Plan, store: Store) -> list[Record]:
     """A record for every variant of the plan, in the plan's order. Figures that are not measured (yet) are None."""
-    run = _RunResults(plan, store, store.outcomes(cell.key for cell in plan.cells))
+    run = _run_results(plan, store)
     rows = _with_second_speeds([_record(variant, run) for variant in plan.variants], run)
+    rows = [_with_shared_perplexity(row, {one.variant: one for one in rows}) for row in rows]
     return _with_study(with_steadiness(with_plain_rounding(with_doubts(_holm(rows)))), plan.model)
+
+
+def _with_shared_perplexity(row: Record, rows: Mapping[str, Record]) -> Record:
+    """The record with a perplexity that can be compared with that of the reference, if the reference was measured on
+    more windows: that of the reference, times the ratio of both over the windows of the variant."""
+    base, own = rows.get(row.reference or ""), row.divergence
+    if base is None or base is row or base.perplexity is None or row.perplexity is None or own is None:
+        return row
+    few, many = row.stopping.get("text"), base.stopping.get("text")
+    if few is None or many is None or few.samples >= many.samples:
+        return row
+    known = own.perplexity_ratio, own.perplexity_ratio_stderr
+    if known[0] is None or known[1] is None:
+        return row
+    ratio, value = known[0], base.perplexity.value * known[0]
+    stderr = value * math.hypot(base.perplexity.stderr / base.perplexity.value, known[1] / ratio)
+    factor = math.exp(HALF_INTERVAL * stderr / value)
+    return replace(
+        row, perplexity=replace(row.perplexity, value=value, stderr=stderr, low=value / factor, high=value * factor)
+    )
 
 
 def _with_study(rows: Sequence[Record], model: str) -> list[Record]:
@@ -116,6 +141,11 @@ class _RunResults:
         return max(bits, key=bits.__getitem__, default=None)
 
 
+def _run_results(plan: Plan, store: Store) -> _RunResults:
+    plan = with_last_rounds(plan, store)
+    return _RunResults(plan, store, store.outcomes(cell.key for cell in plan.cells))
+
+
 def _holm(rows: list[Record]) -> list[Record]:
     """The records with Holm's adjusted p values. The family of tests is all compared variants and tasks of the run."""
     tests = [
@@ -139,7 +169,8 @@ def _holm(rows: list[Record]) -> list[Record]:
 
 def notes(plan: Plan, store: Store) -> list[str]:
     """Notes for readers of the figures: each one once, with the variants that it is about."""
-    run = _RunResults(plan, store, store.outcomes(cell.key for cell in plan.cells))
+    run = _run_results(plan, store)
+    plan = run.plan
     by_note: dict[str, list[str]] = {}
     for cell in plan.cells:
         for note in run.results[cell.key].notes if cell.key in run.results else ():
@@ -212,6 +243,7 @@ def _record(variant: str, run: _RunResults) -> Record:
         image_divergence=_image_divergence(cells, run),
         text=_measured_text(cells, "text", run),
         other_texts=_other_texts(cells, run),
+        stopping=_stopping(cells, run),
         samples=_window_samples(text, reference_units(plan, variant), variant == plan.reference_of(variant))
         | _other_samples(cells, run)
         | {f"task {task}": taken for task, (_, taken) in scores.items()},
@@ -308,6 +340,16 @@ def _other_samples(cells: Sequence[Cell], run: _RunResults) -> dict[str, Samples
             is_reference = cell.variant == run.plan.reference_of(cell.variant)
             own = _window_samples(result, result.windows_sha256, is_reference)
             found |= {f"{kind} {cell.job.text.name}": taken for kind, taken in own.items()}
+    return found
+
+
+def _stopping(cells: Sequence[Cell], run: _RunResults) -> dict[str, Stopping]:
+    """By name of the cell, for the texts that were measured in rounds."""
+    found = {}
+    for cell in cells:
+        result = run.results.get(cell.key)
+        if isinstance(cell.job, TextRoundsJob) and result is not None and run.outcomes[cell.key].status == "ok":
+            found[cell.name] = Stopping(result.windows, result.of_windows, why_stopped(cell.job.rule, result))
     return found
 
 
@@ -413,13 +455,14 @@ def reference_units(plan: Plan, variant: str, name: str = "text") -> str | None:
     """A name for a variant's reference and the scored windows of the text of cells with this name. If it is equal for
     two variants, their divergences can be compared window by window.
 
-    It is the key of the reference's text cell, or the path of a reference file. None if the run measures no text.
+    It is the key of the reference's first text cell, or the path of a reference file. None if there is no text.
     """
     jobs = {cell.variant: (cell.key, cell.job) for cell in plan.cells if cell.name == name}
     texts = {variant: (key, job) for variant, (key, job) in jobs.items() if isinstance(job, TextJob)}
     reference = plan.reference_of(variant)
     if reference in texts:
-        return texts[reference][0]
+        key, job = texts[reference]
+        return job.first_round.key(plan.resources) if isinstance(job, TextRoundsJob) else key
     if variant not in texts:
         return None
     file = texts[variant][1].reference

@@ -15,6 +15,7 @@ from sweep.methods.registry import parse_list, with_baselines
 from sweep.planning.model import ResolvedModel
 from sweep.planning.planner import PlanSpec, make_plan
 from sweep.results.plan import Plan
+from sweep.statistics.stopping import StopRule
 
 _SETTINGS, _RESOURCES = Settings(), ComputeResources()
 
@@ -34,6 +35,7 @@ def planned(
     fingerprint: str = "f" * 64,
     task: str = "t",
     calibration: TextFile | None = None,
+    stop_rule: StopRule | None = None,
     **options: Any,
 ) -> Plan:
     """A plan for variants of the model "m". The reference is BF16 if it is one of them, otherwise the first."""
@@ -47,6 +49,7 @@ def planned(
         text=text,
         tasks=(Task(task, options=TaskOptions(limit=3), identity=task),),
         calibration=calibration,
+        stop_rule=stop_rule,
     )
     model = ResolvedModel("m", Path("/models/m"), fingerprint, 1024)
     return make_plan(PlanSpec(model, variants, reference or first, inputs, "mine", **options))

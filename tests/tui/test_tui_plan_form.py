@@ -24,6 +24,7 @@ from tui.widgets.table import Table
 # field of a Request, what is typed or chosen for it, and the value that the command must read
 TYPED: dict[str, tuple[str, Any]] = {
     "effort": ("quick", Effort.QUICK),
+    "precision": ("5%", "5%"),
     "measure": ("text,speed", ("text", "speed")),
     "depth": ("0,4096", (0, 4096)),
     "speed_seconds": ("5", 5.0),

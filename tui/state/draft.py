@@ -61,8 +61,7 @@ class Draft:
         return "=" + ",".join(rest if any(method(name).baseline is None for name in rest) else self.variants)
 
     def as_preset(self, name: str) -> Preset:
-        """As a preset to save: variants, measurements, tasks, limit, context, window, effort and target. Raises
-        InputError for an invalid number."""
+        """As a preset to save, with every option that a preset can have. Raises InputError for an invalid number."""
         typed = self.typed_value("reference")
         reference = load(self.preset).reference if typed in ("", AUTO) else typed
         measure, tasks = (
@@ -79,6 +78,7 @@ class Draft:
             ctx=self._number("ctx"),
             window=self._number("window"),
             target=self._target(),
+            precision=self.typed_value("precision").strip() or None,
             effort=parse_effort(self.typed_value("effort").strip() or None, "--effort"),
             measure=measure or None,
         )
@@ -104,6 +104,8 @@ def preset_fields(preset: Preset) -> dict[str, str]:
         "limit": preset.limit,
         "ctx": preset.ctx,
         "window": preset.window,
+        "effort": preset.effort,
+        "precision": preset.precision,
     }
     bounds = {one.value: preset.target.number(one) if one in preset.target.bounds else "" for one in Constraint}
     return {name: str(value or "") for name, value in fields.items()} | bounds

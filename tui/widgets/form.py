@@ -67,6 +67,7 @@ GROUPS = (
         (
             OptionField("measure", "measure", "the preset's, or all"),
             OptionField("effort", "effort", "normal"),
+            OptionField("precision", "precision of texts", "full"),
             OptionField("depth", "speed at depth", "0"),
             OptionField("speed_seconds", "seconds for speed", "10"),
         ),

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sweep.analysis.trust import noise_floor, trust_notes
-from sweep.record import Divergence, Perplexity, Record, TaskScore
+from sweep.record import Divergence, Perplexity, Record, Stopping, TaskScore
 
 
 def row(variant: str, bits: float | None, kld: float | None = None, reference: str | None = "BF16", **more) -> Record:
@@ -150,3 +150,12 @@ def test_the_base_of_task_scores_is_explained_if_the_reference_is_a_file() -> No
     (note,) = trust_notes([row("Q4", None, reference="file", task_reference="Q8")])
     assert note.endswith("those of Q8, which is the variant that the file was made from.")
     assert trust_notes([row("Q4", 4, task_reference="BF16")]) == []
+
+
+def test_how_much_of_a_text_was_measured_and_why_no_more() -> None:
+    few = {"text": Stopping(32, 564, "under 0.02 nats")}
+    rows = [row("Q4", 4, stopping=few), row("Q8", 8, stopping=few)]
+    rows += [row("Q2", 2, stopping={"text": Stopping(128, 564, ""), "text code": Stopping(90, 90, "all windows")})]
+    (note,) = trust_notes(rows)
+    assert "32 of 564 windows: under 0.02 nats (Q4, Q8); 128 of 564 windows: not finished (Q2)" in note
+    assert "90 of 90 windows of code: all windows (Q2)" in note
