@@ -26,6 +26,7 @@ from sweep.jobs.settings import ComputeResources
 from sweep.jobs.speed import DepthJob, SizeResult, SpeedResult
 from sweep.jobs.task import TaskResult
 from sweep.jobs.text import TextJob, TextResult
+from sweep.jobs.text_plan import cell_name
 from sweep.jobs.text_rounds import TextRoundsJob
 from sweep.measure.text_results import DivergenceResult, PerplexityResult
 from sweep.methods.registry import method
@@ -323,7 +324,7 @@ def _other_texts(cells: Sequence[Cell], run: _RunResults) -> dict[str, TextFigur
     found = {}
     for cell in cells:
         result = run.results.get(cell.key)
-        if isinstance(cell.job, TextJob) and cell.name != "text" and result is not None:
+        if isinstance(cell.job, TextJob) and cell.name == cell_name(cell.job.text) and result is not None:
             reference = run.result(run.plan.reference_of(cell.variant), cell.name)
             divergence = _divergence(result.divergence, reference)
             text = _measured_text(cells, cell.name, run)
@@ -336,7 +337,7 @@ def _other_samples(cells: Sequence[Cell], run: _RunResults) -> dict[str, Samples
     found: dict[str, Samples] = {}
     for cell in cells:
         result = run.results.get(cell.key)
-        if isinstance(cell.job, TextJob) and cell.name != "text" and result is not None:
+        if isinstance(cell.job, TextJob) and cell.name == cell_name(cell.job.text) and result is not None:
             is_reference = cell.variant == run.plan.reference_of(cell.variant)
             own = _window_samples(result, result.windows_sha256, is_reference)
             found |= {f"{kind} {cell.job.text.name}": taken for kind, taken in own.items()}

@@ -14,6 +14,7 @@ import pytest
 from plans import planned, text_file
 
 from sweep.backends.llama import LlamaBackend
+from sweep.endings import Ending
 from sweep.events import Event
 from sweep.execution.control import Paused, request_pause
 from sweep.execution.protocol import Answer, Finished, Order
@@ -29,8 +30,8 @@ from sweep.results.later_cells import cells_after, possible_cells
 from sweep.results.plan import Plan
 from sweep.results.progress import RunProgress
 from sweep.results.records import records
-from sweep.results.store import Store
-from sweep.results.text_rounds import rounds_for_order
+from sweep.results.store import Outcome, Store
+from sweep.results.text_rounds import possible_rounds, rounds_for_order
 from sweep.statistics.stopping import StopRule, looks
 
 WINDOW, RESOURCES = 128, ComputeResources(1)
@@ -205,6 +206,17 @@ def test_a_variant_whose_reference_failed_has_a_perplexity_and_leaves_nothing_be
     assert (result.divergence, result.next_look, result.windows) == (None, None, 32)
     rows, _ = run(root, plan)
     assert all(row.divergence is not None for row in rows if row.variant != "BF16")
+
+
+def test_a_further_round_that_failed_leaves_the_figures_of_the_rounds_before(root: Path) -> None:
+    plan = plan_for(root, StopRule(precision=0.1))
+    rows, _ = run(root, plan)
+    later = next(cell for cell in possible_rounds(plan) if cell.variant == "Q4_K_M")
+    with Store(root / "sweep.db") as store:
+        store.put(later.key, Outcome(Ending.CANCELLED, None, "cancelled", 1.0))
+        row = next(row for row in records(plan, store) if row.variant == "Q4_K_M")
+    assert (row.status, row.unfinished) == ("partial", {"text, round 2": "cancelled"})
+    assert replace(row, status="ok", error=None, unfinished={}) == rows[2]
 
 
 def test_figures_of_different_numbers_of_windows_are_compared_over_the_shared_ones(root: Path) -> None:
