@@ -71,9 +71,11 @@ def _answered_here(_elsewhere: None) -> Iterator[None]:
 
 
 @pytest.fixture
-def asks_processes(_answered_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def asks_processes(_answered_here: None) -> Iterator[None]:
     """The screens run the command line in new processes, as they do for a user."""
-    monkeypatch.setattr(launch, "_run_process", RUN_PROCESS)
+    with pytest.MonkeyPatch.context() as patch:  # undone before `_answered_here` is, unlike the one of the test
+        patch.setattr(launch, "_run_process", RUN_PROCESS)
+        yield
 
 
 @pytest.fixture

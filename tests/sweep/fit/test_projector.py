@@ -193,7 +193,9 @@ def test_a_projector_file_of_another_model_is_rejected(
 def test_a_text_model_has_no_projector(made: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="has no vision_config, so it is a text model"):
         fit_model("Qwen3-4B", ["Q4_K_M"], [GPU], FitOptions(512, projector=True))
-    with pytest.raises(InputError, match=r"of which no Q8_0 projector file can be made; give a .gguf file"):
+    with pytest.raises(
+        InputError, match=r"of which no Q8_0 projector file can be made, and none is next to it; give a .gguf file"
+    ):
         fit_model(str(made["qwen3vl text"]), [], [GPU], FitOptions(512, mmproj="Q8_0"))
     with pytest.raises(InputError, match=r"'Q2_K' is not a type of projector files"):
         fit_model("Qwen3-VL-2B-Instruct", ["Q4_K_M"], [GPU], FitOptions(512, mmproj="Q2_K"))
