@@ -86,7 +86,7 @@ class TextRoundsJob(TextJob):
         return self.stop
 
     def run(self, site: Site) -> TextRoundsResult:
-        from sweep.measure.text_measurement import measure_positions, summarize
+        from sweep.measure.text_measurement import TextMeasurement, measure_text
 
         backend = site.open(self.model)
         windows = self.cut_windows(site, backend).in_random_order()
@@ -97,12 +97,13 @@ class TextRoundsJob(TextJob):
         except InputError as error:
             if self.reference is None:
                 raise
-            part, progress = windows.head(self.stop), site.report_progress
-            measured = measure_positions(backend, part, progress=progress)  # raises if the model is to blame
+            options: dict[str, Any] = {"threads": site.resources.threads, "progress": site.report_progress}
+            found = measure_text(backend, windows.head(self.stop), **options)  # raises if the model is to blame
+            measured = found.positions
             incomplete_reason = f"no divergence: {error}"
         if self.rule is not None and measured.divergence is not None and not self._is_enough(measured, total):
             next_look = self.rule.next_look(measured.divergence.kld.mean(axis=1), total)
-        figures = summarize(measured)
+        figures = TextMeasurement(measured)
         return TextRoundsResult(
             perplexity=figures.perplexity,
             divergence=figures.divergence,
@@ -119,7 +120,7 @@ class TextRoundsJob(TextJob):
         files. Without the divergence, if the reference has failed, nothing is kept."""
         from sweep.measure.positions import joined, load_positions
         from sweep.measure.reference import open_reference
-        from sweep.measure.text_measurement import measure_positions
+        from sweep.measure.text_measurement import measure_text
 
         total = len(windows.tokens)
         has_lost_reference = self.baseline is not None and self.reference is None
@@ -131,7 +132,7 @@ class TextRoundsJob(TextJob):
             known = None if file is None or (written is not None and not written.exists()) else load_positions(file)
             if known is None:
                 reference = _round_file(site, self.reference, start, stop, "logprobs")
-                known = measure_positions(
+                known = measure_text(
                     backend,
                     windows.part(start, stop),
                     reference=None if reference is None else open_reference(reference),
@@ -139,7 +140,7 @@ class TextRoundsJob(TextJob):
                     model=site.path(self.model.file).name,
                     threads=site.resources.threads,
                     progress=partial(_report, site, start, min(self.stop, total)),
-                )
+                ).positions
                 if file is not None:
                     known.save(file)
             rounds.append(known)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -38,14 +39,18 @@ class DistributionWriter(Protocol):
 
 @dataclass(frozen=True)
 class TextMeasurement:
-    perplexity: PerplexityResult
-    divergence: DivergenceResult | None
+    """The figures of every scored position, and those of all of them together."""
 
+    positions: TextPositions
 
-def summarize(measured: TextPositions) -> TextMeasurement:
-    """The figures of all positions."""
-    positions = measured.divergence
-    return TextMeasurement(summarize_nll(measured.nll), None if positions is None else summarize_divergence(positions))
+    @cached_property
+    def perplexity(self) -> PerplexityResult:
+        return summarize_nll(self.positions.nll)
+
+    @cached_property
+    def divergence(self) -> DivergenceResult | None:
+        positions = self.positions.divergence
+        return None if positions is None else summarize_divergence(positions)
 
 
 @dataclass(frozen=True)
@@ -70,36 +75,7 @@ def measure_text(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> TextMeasurement:
-    """Decode `windows` once and compute the perplexity, and the divergence if there is a reference. See
-    `measure_positions`."""
-    return summarize(
-        measure_positions(
-            backend,
-            windows,
-            reference=reference,
-            write_reference=write_reference,
-            write_base_file=write_base_file,
-            model=model,
-            parallel=parallel,
-            threads=threads,
-            progress=progress,
-        )
-    )
-
-
-def measure_positions(
-    backend: Backend,
-    windows: Windows,
-    *,
-    reference: Distributions | None = None,
-    write_reference: Path | None = None,
-    write_base_file: Path | None = None,
-    model: str = "",
-    parallel: int | None = None,
-    threads: int | None = None,
-    progress: Progress | None = None,
-) -> TextPositions:
-    """Decode `windows` once and compute the figures of every scored position.
+    """Decode `windows` once and compute the perplexity.
 
     Args:
         reference: compute the divergence from this reference, too.
@@ -138,8 +114,9 @@ def measure_positions(
             raise InputError(
                 f"{reference.path}: the divergence from this reference is not finite; is the file damaged?"
             )
-        return TextPositions(nll, Positions(kld, variance, same_top, confidence, nll, reference_nll))
-    return TextPositions(nll, None)
+        positions = Positions(kld, variance, same_top, confidence, nll, reference_nll)
+        return TextMeasurement(TextPositions(nll, positions))
+    return TextMeasurement(TextPositions(nll, None))
 
 
 def noise_floor(
