@@ -62,7 +62,7 @@ class PlanScreen(WorkerHost, Screen[None]):
         bind("add", "add", "Add", tooltip="Add a .gguf file, a file on the hub or your own int8 recipe"),
         bind("load", "load", "Presets", tooltip="Use the variants and tasks of a preset", show=True),
         bind("write", "save", "Save", tooltip="Save variants, tasks, limit and context as a preset"),
-        bind("copy", "copy", "Copy", tooltip="Copy the command line", show=True),
+        bind("copy", "copy", "Copy", tooltip="Copy the command line"),
         bind("unselect", "none", "Remove all variants"),
         bind("types", "types", "Types", tooltip="Show which tensor types the variant uses"),
         *FILTER_KEYS,
