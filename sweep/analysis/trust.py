@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from sweep import format as fmt
 from sweep.analysis import figures, pareto_sets
-from sweep.record import Record
+from sweep.record import Record, Stopping
 
 
 def trust_notes(records: Sequence[Record]) -> list[str]:
@@ -79,20 +79,36 @@ def _unstable(records: Sequence[Record]) -> str:
 
 
 def _stopped(records: Sequence[Record]) -> str:
-    """A note on texts of which a part was measured, with the reason."""
-    variants: dict[tuple[str, str], list[str]] = {}
+    """A note on texts and tasks of which a part was measured, with the reasons."""
+    parts: dict[str, dict[str, list[tuple[Stopping, str]]]] = {}  # by what was measured, and by reason
     for record in records:
         for name, part in record.stopping.items():
-            text = "" if name == "text" else f" of {name.removeprefix('text ')}"
-            amount = f"{part.samples:,} of {part.of:,} windows{text}: {part.stopped or 'not finished'}"
-            variants.setdefault((name, amount), []).append(fmt.plain(record.variant))
-    if not variants:
+            reasons = parts.setdefault(_measured_in_part(name, record), {})
+            reasons.setdefault(part.stopped or "not finished", []).append((part, fmt.plain(record.variant)))
+    if not parts:
         return ""
-    parts = "; ".join(f"{amount} ({', '.join(names)})" for (_, amount), names in variants.items())
+    lines = [
+        f"{what}: {'; '.join(_amount(found, reason) for reason, found in reasons.items())}."
+        for what, reasons in parts.items()
+    ]
     return (
-        f"Each text was measured on windows in random order, until enough was known. {parts}. `--precision full` "
-        "measures all windows."
+        f"Windows of texts and items of tasks were measured in random order, until enough was known. {' '.join(lines)} "
+        "`--precision full` measures all of them."
     )
+
+
+def _measured_in_part(cell: str, record: Record) -> str:
+    if cell in record.tasks:
+        return f"Items of {fmt.plain(cell)}"
+    return "Windows of the text" if cell == "text" else f"Windows of {fmt.plain(cell.removeprefix('text '))}"
+
+
+def _amount(found: Sequence[tuple[Stopping, str]], reason: str) -> str:
+    """Such as `64 to 128 of 592: under 0.02 nats (Q2_K, Q3_K_M)`."""
+    least, most = min(part.samples for part, _ in found), max(part.samples for part, _ in found)
+    amount = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+    names = ", ".join(name for _, name in found)
+    return f"{amount} of {max(part.of for part, _ in found):,}: {reason} ({names})"
 
 
 def _groups(records: Sequence[Record]) -> list[tuple[str, list[Record]]]:

@@ -27,9 +27,10 @@ from sweep.execution.cells_to_run import cells_to_run, equivalent_results
 from sweep.execution.control import CANCELLED, LOOK_EVERY, Paused, clear_requests, pause_requested, take_cancel
 from sweep.execution.logs import log_name
 from sweep.execution.protocol import Answer, Executor, Failed, Finished, Order, Progressed
-from sweep.jobs.base import Result
+from sweep.jobs.base import Result, StoredJob
 from sweep.jobs.cell import Cell
 from sweep.jobs.settings import ComputeResources
+from sweep.results.paired_items import reference_items
 from sweep.results.store import Outcome, Store
 
 DOWNLOADED = 2  # files on the disk at the same time: the one that is measured, and the next one
@@ -212,11 +213,19 @@ class Scheduler:
         id = f"{next(self._ids)}"
         self._running[id] = batch
         jobs = tuple(one.job for one in self._without_missing_references(batch))
+        for job in jobs:
+            self._write_items(job)
         self.executor.submit(Order(id, jobs, _group(cell), log_name(cell)))
         for one in batch:
             self.emit(Event("cell_started", one.label))
         self._announce_next(cell)
         return True
+
+    def _write_items(self, job: StoredJob[Any]) -> None:
+        """Write the file of stored items that a job reads."""
+        wanted = job.reads_items
+        if wanted is not None:
+            reference_items(self.store.items(wanted.key)).save(wanted.file.under(self.root))
 
     def _may_download(self, cell: Cell) -> bool:
         """Whether no more than one other downloaded file is on the disk, or arrives now: the one that is measured. A
@@ -335,7 +344,7 @@ class Scheduler:
         if result.incomplete_reason is not None:
             self._end(cell, Ending.FAILED, result.incomplete_reason, seconds, outcome.row)
             return
-        if lacking is not None:
+        if lacking is not None and not cell.job.whole_without_reference:
             self._end(cell, Ending.SKIPPED, lacking, seconds, outcome.row)
             return
         self.store.put(cell.key, outcome, result.items, result.questions)

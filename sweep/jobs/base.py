@@ -75,6 +75,14 @@ class Job(ABC, Generic[R]):
         missing, MeasurementError if the measurement gives no figure."""
 
 
+@dataclass(frozen=True)
+class ItemsFile:
+    """The scored items of the stored result with this key, in a file (see sweep.reference_items)."""
+
+    key: str
+    file: Artefact
+
+
 class StoredJob(Job[R]):
     """A job whose result is stored under a key, so that the work is done only once.
 
@@ -89,6 +97,7 @@ class StoredJob(Job[R]):
     - `output_is_model`: `output` is a model, which `--keep` keeps or removes when the run ends.
     - `output_is_download`: `output` is a copy of a published file. Without `--keep` it is removed as soon as it is
       measured.
+    - `whole_without_reference`: a result without the reference is whole, and not repeated with it.
     - `has_cell_per_variant`: for a preparation: every variant that uses the file has a cell for it, because the result
       is part of the variant's figures. Otherwise only the first variant has one. The work is done once in either case.
     """
@@ -101,6 +110,7 @@ class StoredJob(Job[R]):
     auxiliary: ClassVar[bool] = False
     output_is_model: ClassVar[bool] = False
     output_is_download: ClassVar[bool] = False
+    whole_without_reference: ClassVar[bool] = False
     has_cell_per_variant: ClassVar[bool] = False
 
     @abstractmethod
@@ -113,6 +123,11 @@ class StoredJob(Job[R]):
     @property
     def output(self) -> Artefact | None:
         """The file or directory that the job writes for other jobs; None if it writes none."""
+        return None
+
+    @property
+    def reads_items(self) -> ItemsFile | None:
+        """The file with the scored items of another job that this one reads. It is written before this job starts."""
         return None
 
     @property

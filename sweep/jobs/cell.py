@@ -14,6 +14,7 @@ from sweep.jobs.inputs import Baseline, Origin, Task, TextFile
 from sweep.jobs.model import MeasuredModel
 from sweep.jobs.settings import ComputeResources, Settings
 from sweep.statistics.stopping import StopRule
+from sweep.statistics.task_stopping import TaskStopRule
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class SweepInputs:
     None if no task has images. `image_references` are the distributions at answers about images that a variant is
     compared with, by task; None: nothing is compared. `other_texts` are measured beside `text`, and `text_references`
     are the distributions that a variant is compared with over them, by the text's identity. `windows` is how many
-    windows of each text are read; None: all. `stop_rule`: texts are measured in rounds, until it is met.
+    windows of each text are read; None: all. `stop_rule`: texts are measured in rounds, until it is met. `task_rule`:
+    tasks are run in rounds by variants whose reference runs them too, in the cells with the keys `task_references`.
     `measure` are the names of the measurements; empty: all of them.
     `speed_seconds` is the time for repeats of the timings of speed, `depths` are the numbers of tokens after which
     speed is measured too. `draft` drafts tokens, of which is measured how many each variant accepts.
@@ -88,6 +90,8 @@ class SweepInputs:
     text_references: Mapping[str, Baseline] = field(default_factory=dict)
     windows: int | None = None
     stop_rule: StopRule | None = None
+    task_rule: TaskStopRule | None = None
+    task_references: Mapping[str, str] = field(default_factory=dict)
     measure: tuple[str, ...] = ()
     speed_seconds: float = SPEED_SECONDS
     depths: tuple[int, ...] = ()

@@ -27,6 +27,7 @@ _STORED: dict[str, str | type[StoredJob[Any]]] = {
     "text": "sweep.jobs.text:TextJob",
     "text_rounds": "sweep.jobs.text_rounds:TextRoundsJob",
     "task": "sweep.jobs.task:TaskJob",
+    "task_rounds": "sweep.jobs.task_rounds:TaskRoundsJob",
     "acceptance": "sweep.jobs.acceptance:AcceptanceJob",
     "image_divergence": "sweep.jobs.image_divergence:ImageDivergenceJob",
     "survey": "sweep.jobs.ablation:SurveyJob",
@@ -54,7 +55,7 @@ SPEED, TEXT, TASKS = "speed", "text", "tasks"
 _MEASUREMENTS: list[tuple[str, str | Measurement]] = [
     (SPEED, "sweep.jobs.speed:speed_jobs"),
     (TEXT, "sweep.jobs.text_plan:text_jobs"),
-    (TASKS, "sweep.jobs.task:task_jobs"),
+    (TASKS, "sweep.jobs.task_plan:task_jobs"),
     (TASKS, "sweep.jobs.image_divergence:image_divergence_jobs"),
     (SPEED, "sweep.jobs.acceptance:acceptance_jobs"),
 ]

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sweep.artefact import Artefact
 from sweep.backends.sharing_check import SharingCheck
 from sweep.items import Item, Question
-from sweep.jobs.base import Result, Site
-from sweep.jobs.cell import PlannedJob, SweepInputs
-from sweep.jobs.inputs import Baseline, Task
+from sweep.jobs.base import Result, Site, content_hash
+from sweep.jobs.inputs import Task
 from sweep.jobs.model import MeasuredModel, MeasurementJob
 from sweep.jobs.settings import ComputeResources
 from sweep.measure.task_options import TaskOptions
 
 if TYPE_CHECKING:
     from sweep.measure.harness import Metric, TaskRun
+    from sweep.measure.task_rounds import EndingOf, PartialRun
 
 MAX_REASONS = 10  # lines of items that were left out
 
@@ -60,7 +61,7 @@ class TaskResult(Result):
 
 @dataclass(frozen=True)
 class TaskJob(MeasurementJob[TaskResult]):
-    """Run a task on the model."""
+    """Run a task on the model. `answers` is the file with answers that a job in rounds has kept; there may be none."""
 
     kind = "task"
     result_type = TaskResult
@@ -69,6 +70,7 @@ class TaskJob(MeasurementJob[TaskResult]):
 
     model: MeasuredModel
     task: Task
+    answers: Artefact | None = None
 
     def identity(self, resources: ComputeResources) -> Any:
         own = {"task": self.task.identity}
@@ -83,14 +85,33 @@ class TaskJob(MeasurementJob[TaskResult]):
         return self.task.options.limit or 1
 
     def run(self, site: Site) -> TaskResult:
-        from dataclasses import asdict
-
         from sweep.measure.harness import run_task
 
-        backend, task, options = site.open(self.model), self.task, self.task.options
-        run = run_task(backend, task.name, task.location(site.root), options, site.progress)
-        primary = run.primary
-        data = task.data or task.folder
+        if self.answers is not None and site.path(self.answers).exists():
+            return self.result_of(self.answer(site).run)
+        backend, task = site.open(self.model), self.task
+        return self.result_of(run_task(backend, task.name, task.location(site.root), task.options, site.progress))
+
+    def answer(self, site: Site, ending: EndingOf | None = None) -> PartialRun:
+        """Run the task on as many items as `ending` needs, without asking again what is in the file `answers`."""
+        from sweep.measure.task_rounds import run_task_in_rounds
+
+        task = self.task
+        return run_task_in_rounds(
+            site.open(self.model),
+            task.name,
+            task.location(site.root),
+            task.options,
+            site.progress,
+            seed=int(content_hash(task.identity)[:8], 16),
+            ending=ending,
+            kept=None if self.answers is None else site.path(self.answers),
+        )
+
+    def result_of(self, run: TaskRun) -> TaskResult:
+        """The result with the figures of a run."""
+        options, primary = self.task.options, run.primary
+        data = self.task.data or self.task.folder
         return TaskResult(
             metric=primary.name,
             value=primary.value,
@@ -114,15 +135,6 @@ class TaskJob(MeasurementJob[TaskResult]):
             items=run.items_of(primary),
             questions=run.questions,
         )
-
-
-def task_jobs(model: MeasuredModel, inputs: SweepInputs, baseline: Baseline | None) -> Iterable[PlannedJob]:
-    for task in inputs.tasks:
-        opened = model if task.takes_images else model.text_only
-        equivalent = None
-        if task.unbounded is not None:
-            equivalent = TaskJob(opened, replace(task, identity=task.unbounded, unbounded=None))
-        yield PlannedJob(task.name, TaskJob(opened, task), equivalent=equivalent)
 
 
 def _notes(run: TaskRun, options: TaskOptions) -> list[str]:

@@ -60,6 +60,19 @@ class TaskItem:
     gold_probability: float | None = None
     cluster: str = ""
 
+    def scored(self, metric: Metric) -> Item:
+        """The item with its value of the metric, and the answer of the metric's filter."""
+        return Item(
+            self.doc_id,
+            self.doc_hash,
+            self.prompt_hash,
+            self.values[metric.key],
+            self.answers.get(metric.filter, ""),
+            self.gold_probability,
+            self.task,
+            self.cluster,
+        )
+
 
 @dataclass(frozen=True)
 class TaskRun:
@@ -113,20 +126,7 @@ class TaskRun:
 
     def items_of(self, metric: Metric) -> tuple[Item, ...]:
         """The items that have a value of this metric, with that value and the answer of its filter."""
-        return tuple(
-            Item(
-                item.doc_id,
-                item.doc_hash,
-                item.prompt_hash,
-                item.values[metric.key],
-                item.answers.get(metric.filter, ""),
-                item.gold_probability,
-                item.task,
-                item.cluster,
-            )
-            for item in self.items
-            if metric.key in item.values
-        )
+        return tuple(item.scored(metric) for item in self.items if metric.key in item.values)
 
     def _is_mean(self, metric: Metric) -> bool:
         values = [item.values.get(metric.key, math.nan) for item in self.items]
@@ -155,13 +155,20 @@ def run_task(
                 results = evaluate(lm, loaded, options, options.limit)
             except UnusableItems as found:  # before the model answers; the task goes on without them
                 loaded.leave_out(found.reasons, options.limit)
-        metrics = _metrics(loaded, results)
-        items = _items(loaded, results)
+        return as_run(task, backend, loaded, lm, results, options)
+
+
+def as_run(
+    task: str, backend: Backend, loaded: LoadedTask, lm: Any, results: dict[str, Any], options: TaskOptions
+) -> TaskRun:
+    """What lm-eval gave for a task, and what its model `lm` noticed. Raises MeasurementError for nan, InputError if
+    there is no figure."""
+    items = items_of_results(loaded, results)
     shots = {results["n-shot"].get(leaf) for leaf in loaded.tasks}
     chances = [_chance(loaded.tasks[item.task], sample) for item, sample in items]
     return TaskRun(
         task=task,
-        metrics=metrics,
+        metrics=metrics_of_results(loaded, results),
         items=tuple(item for item, _ in items),
         num_fewshot=shots.pop() if len(shots) == 1 else None,
         chance=sum(chances) / len(chances),
@@ -212,7 +219,7 @@ def check_prompts(vocabulary: ChatVocabulary, task: str, location: TaskLocation,
                 continue
 
 
-def _metrics(loaded: LoadedTask, results: dict[str, Any]) -> tuple[Metric, ...]:
+def metrics_of_results(loaded: LoadedTask, results: dict[str, Any]) -> tuple[Metric, ...]:
     """The figures that lm-eval gives for the task. Raises MeasurementError for nan, InputError if there are none."""
     figures = results["results"][loaded.name]
     better = results["higher_is_better"].get(loaded.name) or {}
@@ -233,7 +240,7 @@ def _metrics(loaded: LoadedTask, results: dict[str, Any]) -> tuple[Metric, ...]:
     return tuple(sorted(metrics, key=lambda m: order.index(m.name) if m.name in order else len(order)))
 
 
-def _items(loaded: LoadedTask, results: dict[str, Any]) -> list[tuple[TaskItem, dict[str, Any]]]:
+def items_of_results(loaded: LoadedTask, results: dict[str, Any]) -> list[tuple[TaskItem, dict[str, Any]]]:
     """The item of each document, with one of lm-eval's samples of that document."""
     items: dict[tuple[str, int], tuple[TaskItem, dict[str, Any]]] = {}
     for leaf, task in loaded.tasks.items():

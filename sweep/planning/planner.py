@@ -19,6 +19,7 @@ from sweep.jobs.imatrix import ImatrixJob, imatrix_identity
 from sweep.jobs.inputs import Baseline, ImatrixFile
 from sweep.jobs.model import MeasurementJob, engine_versions
 from sweep.jobs.settings import Settings
+from sweep.jobs.task import TaskJob
 from sweep.jobs.text import TextJob
 from sweep.methods.base import Variant, cells_for, preparation_cell
 from sweep.planning.baseline import ReferenceFile
@@ -63,13 +64,17 @@ def make_plan(spec: PlanSpec) -> Plan:
     if spec.reference_file is None:
         images = {variant.baseline: {} for variant in ordered}
     texts: dict[str | None, dict[str, Baseline]] = {}  # by baseline and identity of the text
+    tasks: dict[str | None, dict[str, str]] = {}  # keys by baseline and task
     imatrix: ImatrixFile | None = None
     for index, variant in enumerate(variant for variant in ordered if variant.name not in spec.skipped):
         if index == 1 and spec.imatrix_source is not None:  # the reference collects it for the others
             imatrix = _imatrix(spec.imatrix_source, spec.inputs, ordered[0], cells)
         known = texts.get(variant.baseline, {})
         inputs = replace(
-            _inputs_of(variant, spec), image_references=images.get(variant.baseline), text_references=known
+            _inputs_of(variant, spec),
+            image_references=images.get(variant.baseline),
+            text_references=known,
+            task_references=tasks.get(variant.baseline, {}),
         )
         own = cells_for(variant, inputs, imatrix, baselines.get(variant.baseline))
         made = {  # variants of one recipe share a checkpoint
@@ -83,6 +88,8 @@ def make_plan(spec: PlanSpec) -> Plan:
             if isinstance(cell.job, TextJob) and cell.name != "text":
                 written = Baseline(cell.key, cell.output, cell.key)
                 texts[variant.baseline] = {cell.job.text.identity: written} | texts.get(variant.baseline, {})
+            if isinstance(cell.job, TaskJob):
+                tasks[variant.baseline] = {cell.name: cell.key} | tasks.get(variant.baseline, {})
             if isinstance(cell.job, ImageDivergenceJob):
                 written = Baseline(cell.key, cell.output, cell.key)
                 images[variant.baseline] = {cell.job.task.name: written} | images[variant.baseline]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from converters.errors import InputError
 from presets.advice import advice_rules
+from sweep.jobs.inputs import Task
 from sweep.methods.base import Variant
 from sweep.planning.baseline import ReferenceFile
 from sweep.planning.request import Request
 from sweep.statistics.stopping import StopRule
+from sweep.statistics.task_stopping import TaskStopRule
 
 FULL, DECIDE = "full", "decide"
 MOST_PERCENT = 50.0
@@ -38,9 +40,19 @@ def stop_rule(request: Request, variants: Sequence[Variant], file: ReferenceFile
             f"order are needed; choose {FULL}, or leave --reference out"
         )
     bounds = (request.max_kld or advice_rules().adequate,)
-    compared = sum(variant.name != variants[0].name and variant.name != variant.baseline for variant in variants)
+    compared = _compared(variants)
     share = None if request.precision == DECIDE else _share(str(request.precision), "--precision")
     return StopRule(share, bounds, max(1, compared * len(bounds) + compared - 1))
+
+
+def task_stop_rule(variants: Sequence[Variant], tasks: Collection[Task]) -> TaskStopRule:
+    """The rule for the tasks of a sweep whose texts stop by a rule."""
+    return TaskStopRule(max(1, _compared(variants) * len(tasks)))
+
+
+def _compared(variants: Sequence[Variant]) -> int:
+    """The number of variants that are compared with another one."""
+    return sum(variant.name != variants[0].name and variant.name != variant.baseline for variant in variants)
 
 
 def _share(text: str, where: str) -> float:

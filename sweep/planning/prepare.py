@@ -50,7 +50,7 @@ from sweep.planning.model import ResolvedModel, published_model, resolve
 from sweep.planning.needle import with_needle_files
 from sweep.planning.piped_text import is_pipe
 from sweep.planning.planner import PlanSpec, make_plan
-from sweep.planning.precision import stop_rule
+from sweep.planning.precision import stop_rule, task_stop_rule
 from sweep.planning.repository import CHECKPOINT_REFERENCE, choose, published_imatrix, published_variants
 from sweep.planning.request import Request
 from sweep.planning.tasks import require_known, tasks_for
@@ -348,6 +348,8 @@ def _plan(
         depths=checked_depths(request.depth, model),
         draft=draft_model(request.draft, settings),
     )
+    if inputs.stop_rule is not None:
+        inputs = replace(inputs, task_rule=task_stop_rule(variants, tasks))
     if weights is not None:
         inputs = replace(inputs, origin=weights.as_origin(inputs))
     reference = variants[0].name if file is None else file.name

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.items import Item
+from sweep.reference_items import ReferenceItems
 from sweep.statistics import FEWEST_IMAGES, MIN_CLUSTERS, usable_clusters
 
 Values = NDArray[np.float64]
@@ -95,6 +96,17 @@ def units(items: Sequence[Item]) -> Units:
     if len(set(images)) == len(images) or subjects.usable() is not None:
         return subjects
     return Units(images, FEWEST_IMAGES, IMAGES)
+
+
+def reference_items(items: Sequence[Item]) -> ReferenceItems:
+    """The items as what variants are compared with."""
+    known = units(items)
+    keys = [item.question_key for item in items]
+    return ReferenceItems(
+        dict(zip(keys, (item.value for item in items), strict=True)),
+        dict(zip(keys, known.labels, strict=True)),
+        known.fewest,
+    )
 
 
 def values(items: Sequence[Item]) -> Values:

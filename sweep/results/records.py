@@ -15,7 +15,7 @@ import numpy as np
 from presets.ptq_study import study_row
 from sweep.endings import Ending
 from sweep.items import Item
-from sweep.jobs.base import content_hash
+from sweep.jobs.base import StoredJob, content_hash
 from sweep.jobs.cell import Cell
 from sweep.jobs.checkpoint import CheckpointResult
 from sweep.jobs.export import ExportJob, ExportResult
@@ -25,6 +25,7 @@ from sweep.jobs.projector import ProjectorJob
 from sweep.jobs.settings import ComputeResources
 from sweep.jobs.speed import DepthJob, SizeResult, SpeedResult
 from sweep.jobs.task import TaskResult
+from sweep.jobs.task_rounds import TaskRoundsJob, TaskRoundsResult
 from sweep.jobs.text import TextJob, TextResult
 from sweep.jobs.text_plan import cell_name
 from sweep.jobs.text_rounds import TextRoundsJob
@@ -54,6 +55,7 @@ from sweep.results.steadiness import steadier, with_steadiness
 from sweep.results.store import Outcome, Store
 from sweep.results.text_rounds import why_stopped, with_last_rounds
 from sweep.statistics import HALF_INTERVAL, cluster_stderr, compare_differences, compare_items, holm
+from sweep.statistics.task_stopping import TaskEnding
 
 
 def records(plan: Plan, store: Store) -> list[Record]:
@@ -345,12 +347,16 @@ def _other_samples(cells: Sequence[Cell], run: _RunResults) -> dict[str, Samples
 
 
 def _stopping(cells: Sequence[Cell], run: _RunResults) -> dict[str, Stopping]:
-    """By name of the cell, for the texts that were measured in rounds."""
+    """By name of the cell, for the texts and tasks that were measured in rounds."""
     found = {}
     for cell in cells:
         result = run.results.get(cell.key)
-        if isinstance(cell.job, TextRoundsJob) and result is not None and run.outcomes[cell.key].status == "ok":
+        if result is None or run.outcomes[cell.key].status != "ok":
+            continue
+        if isinstance(cell.job, TextRoundsJob):
             found[cell.name] = Stopping(result.windows, result.of_windows, why_stopped(cell.job.rule, result))
+        if isinstance(cell.job, TaskRoundsJob):
+            found[cell.name] = Stopping(result.n, max(result.n, result.of_items), result.ending)
     return found
 
 
@@ -510,11 +516,40 @@ def _score(cell: Cell, result: TaskResult, run: _RunResults) -> tuple[TaskScore,
     reference = run.cells.get((run.task_base(cell.variant) or "", cell.name))
     if reference is not None and reference.key != cell.key:
         base = run.store.items_of(reference, run.plan.run)
-        same = [item.question_key for item in own] == [item.question_key for item in base]
-        if own and same and np.isfinite(row).all() and np.isfinite(paired_items.values(base)).all():
-            score = replace(score, **_paired(base, own))
+        score = _compared(score, cell.job, result, base, own)
     same_items = hashlib.sha256("\n".join(item.question_key for item in own).encode()).hexdigest()
     return score, Samples(same_items, row, clusters)
+
+
+def _compared(
+    score: TaskScore, job: StoredJob[Any], result: TaskResult, base: Sequence[Item], own: Sequence[Item]
+) -> TaskScore:
+    """The score with the comparison with the reference, if both answered the same items, or the variant only a part of
+    them. In the latter case its value is the reference's on all items plus the difference on its own, so that it can be
+    compared with scores on all items."""
+    is_part = isinstance(result, TaskRoundsResult) and result.n < result.of_items
+    known = {item.question_key: item for item in base}
+    shared = [known[item.question_key] for item in own if item.question_key in known] if is_part else base
+    same = [item.question_key for item in own] == [item.question_key for item in shared]
+    after, before = paired_items.values(own), paired_items.values(shared)
+    if not own or not same or not (np.isfinite(after).all() and np.isfinite(before).all()):
+        return score
+    score = replace(score, **_paired(shared, own))
+    if not is_part or not isinstance(job, TaskRoundsJob) or not isinstance(result, TaskRoundsResult):
+        return score
+    p_value = {TaskEnding.NO_LOSS: 1.0, TaskEnding.LOSS: job.rule.level}.get(result.ending, score.p_value)
+    everything = paired_items.values(base)
+    shift = float(everything.mean() - before.mean())
+    return replace(score, value=score.value + shift, stderr=_shifted_stderr(everything, before, after), p_value=p_value)
+
+
+def _shifted_stderr(everything: paired_items.Values, before: paired_items.Values, after: paired_items.Values) -> float:
+    """The standard error of the mean of `everything` (N,) plus that of the difference of `after` and `before` (n,),
+    which are a random part of the items: that of a difference estimator (Cochran, 1977, "Sampling techniques")."""
+    difference = after - before
+    covariance = float(np.cov(before, difference)[0, 1]) if len(before) > 1 else 0.0
+    variance = everything.var() / len(everything) + difference.var() / len(difference)
+    return math.sqrt(max(0.0, variance + 2.0 * covariance / len(everything)))
 
 
 def _paired(base: Sequence[Item], own: Sequence[Item]) -> dict[str, Any]:

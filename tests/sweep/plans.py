@@ -16,6 +16,7 @@ from sweep.planning.model import ResolvedModel
 from sweep.planning.planner import PlanSpec, make_plan
 from sweep.results.plan import Plan
 from sweep.statistics.stopping import StopRule
+from sweep.statistics.task_stopping import TaskStopRule
 
 _SETTINGS, _RESOURCES = Settings(), ComputeResources()
 
@@ -24,6 +25,12 @@ def text_file(file: Path, words: str) -> TextFile:
     """Write a text file."""
     file.write_text(words)
     return TextFile(file.stem, Artefact.of(file), hashlib.sha256(words.encode()).hexdigest())
+
+
+def _task(name: str, folder: Path | None) -> Task:
+    if folder is None:
+        return Task(name, options=TaskOptions(limit=3), identity=name)
+    return Task(name, Artefact.of(folder), identity=name)
 
 
 def planned(
@@ -36,6 +43,8 @@ def planned(
     task: str = "t",
     calibration: TextFile | None = None,
     stop_rule: StopRule | None = None,
+    task_rule: TaskStopRule | None = None,
+    task_folder: Path | None = None,
     **options: Any,
 ) -> Plan:
     """A plan for variants of the model "m". The reference is BF16 if it is one of them, otherwise the first."""
@@ -47,9 +56,10 @@ def planned(
         resources=resources,
         folder="artefacts/m",
         text=text,
-        tasks=(Task(task, options=TaskOptions(limit=3), identity=task),),
+        tasks=(_task(task, task_folder),),
         calibration=calibration,
         stop_rule=stop_rule,
+        task_rule=task_rule,
     )
     model = ResolvedModel("m", Path("/models/m"), fingerprint, 1024)
     return make_plan(PlanSpec(model, variants, reference or first, inputs, "mine", **options))

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from in_process import InProcess
 from plans import planned, text_file
 
 from sweep.backends.llama import LlamaBackend
 from sweep.endings import Ending
 from sweep.events import Event
 from sweep.execution.control import Paused, request_pause
-from sweep.execution.protocol import Answer, Finished, Order
 from sweep.execution.scheduler import Scheduler
 from sweep.jobs.base import Site
 from sweep.jobs.settings import ComputeResources, Settings
@@ -37,32 +37,6 @@ from sweep.statistics.stopping import StopRule, looks
 WINDOW, RESOURCES = 128, ComputeResources(1)
 SETTINGS = Settings(window=WINDOW, ctx=512, batch=512, ubatch=256)
 NAMES = ("BF16", "Q8_0", "Q4_K_M")
-
-
-class InProcess:
-    """An executor that runs each order at once, in this process."""
-
-    slots = 1
-
-    def __init__(self, root: Path) -> None:
-        self.site, self.orders = Site(root, RESOURCES), list[Order]()
-
-    def submit(self, order: Order) -> None:
-        self.orders.append(order)
-
-    def expect(self, group: str, log: str) -> None: ...
-
-    def answer(self, timeout: float) -> Answer | None:
-        order = self.orders.pop(0)
-        return Finished(order.id, tuple(job.run(self.site) for job in order.jobs), 0.1, RESOURCES)
-
-    def cancel(self, id: str) -> None: ...
-
-    def pause(self) -> None: ...
-
-    def resume(self) -> None: ...
-
-    def close(self) -> None: ...
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +98,8 @@ def run(root: Path, plan: Plan, on_event: Any = lambda _: None) -> tuple[list[Re
     directory = root / "runs" / plan.run
     directory.mkdir(parents=True, exist_ok=True)
     with Store(root / "sweep.db") as store:
-        scheduler = Scheduler(plan.cells, store, InProcess(root), root, directory, emit)
+        executor = InProcess(root, RESOURCES)
+        scheduler = Scheduler(plan.cells, store, executor, root, directory, emit)
         scheduler.next_cells = partial(cells_after, plan, store)
         scheduler.last_cells = partial(rounds_for_order, plan, store)
         scheduler.run(plan.run)

@@ -157,5 +157,19 @@ def test_how_much_of_a_text_was_measured_and_why_no_more() -> None:
     rows = [row("Q4", 4, stopping=few), row("Q8", 8, stopping=few)]
     rows += [row("Q2", 2, stopping={"text": Stopping(128, 564, ""), "text code": Stopping(90, 90, "all windows")})]
     (note,) = trust_notes(rows)
-    assert "32 of 564 windows: under 0.02 nats (Q4, Q8); 128 of 564 windows: not finished (Q2)" in note
-    assert "90 of 90 windows of code: all windows (Q2)" in note
+    assert "Windows of the text: 32 of 564: under 0.02 nats (Q4, Q8); 128 of 564: not finished (Q2)." in note
+    assert "Windows of code: 90 of 90: all windows (Q2)." in note
+
+
+def test_how_many_items_were_answered_and_why_no_more() -> None:
+    rows = [
+        row(
+            name,
+            bits,
+            stopping={"t": Stopping(items, 400, "cannot become a loss")},
+            tasks={"t": TaskScore("acc", 0.5, 0.1, items)},
+        )
+        for name, bits, items in (("Q4", 4, 150), ("Q8", 8, 50))
+    ]
+    (note,) = trust_notes(rows)
+    assert "Items of t: 50 to 150 of 400: cannot become a loss (Q4, Q8)." in note
