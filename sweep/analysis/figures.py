@@ -36,6 +36,7 @@ class TaskTest:
 
     `delta` is the score minus the reference's score. `adjusted` is `p_value` after Holm's correction over all tests of
     the sweep. `interval` is the 95 % interval of `delta`; if the record has none, the normal interval from the error.
+    With `is_bound`, both p values are upper bounds, because the comparison ended before all items were answered.
     """
 
     variant: str
@@ -46,6 +47,12 @@ class TaskTest:
     p_value: float
     adjusted: float
     lower_is_better: bool
+    is_bound: bool = False
+
+    @property
+    def p_relation(self) -> str:
+        """The corrected p value with a relation sign, for a sentence."""
+        return f"≤ {self.adjusted:.2g}" if self.is_bound else fmt.p_relation(self.adjusted)
 
     @property
     def worse(self) -> bool:
@@ -237,7 +244,7 @@ def task_tests(records: Sequence[Record]) -> dict[tuple[str, str], TaskTest]:
     If every record has a corrected p value, those are used: the run may have had more variants than `records`.
     """
     found = [
-        (record.variant, task, score, delta, p)
+        (record, task, score, delta, p)
         for record in records
         for task, score in record.tasks.items()
         if (delta := finite(score.delta)) is not None and (p := _p_value(score)) is not None
@@ -246,10 +253,18 @@ def task_tests(records: Sequence[Record]) -> dict[tuple[str, str], TaskTest]:
     stated = [q for *_, score, _, _ in found if (q := finite(score.p_holm)) is not None]
     adjusted = stated if len(stated) == len(found) else statistics.holm([p for *_, p in found]).tolist()
     return {
-        (variant, task): TaskTest(
-            variant, task, delta, finite(score.delta_stderr), _interval(score), p, q, not score.higher_is_better
+        (record.variant, task): TaskTest(
+            record.variant,
+            task,
+            delta,
+            finite(score.delta_stderr),
+            _interval(score),
+            p,
+            q,
+            not score.higher_is_better,
+            task in record.stopping and record.stopping[task].samples < record.stopping[task].of,
         )
-        for (variant, task, score, delta, p), q in zip(found, adjusted, strict=True)
+        for (record, task, score, delta, p), q in zip(found, adjusted, strict=True)
     }
 
 

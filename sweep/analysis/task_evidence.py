@@ -108,7 +108,7 @@ def _settling(losses: Sequence[_Loss], tolerance: float) -> int | None:
 def _shown(test: figures.TaskTest, scale: int) -> str:
     decimals, unit = (1, " points") if scale == 100 else (3, "")
     error = "" if test.delta_stderr is None else f" ± {test.delta_stderr * scale:.{decimals}f}"
-    corrected = f"Holm-corrected p {fmt.p_relation(test.adjusted)}"
+    corrected = f"Holm-corrected p {test.p_relation}"
     return f"loses {abs(test.delta) * scale:.{decimals}f}{error}{unit} on {fmt.plain(test.task)} ({corrected})"
 
 

@@ -181,14 +181,14 @@ def _sign(record: Record, pareto: pareto_sets.ParetoSet, chosen: str | None) -> 
 
 def _detail(score: TaskScore, test: figures.TaskTest, scale: int, *, has_gold: bool) -> list[HtmlCell]:
     decimals = 1 if scale == 100 else 3
-    kind = _kind(test)
+    kind, bound = _kind(test), "≤ " if test.is_bound else ""
     interval = None if test.interval is None else fmt.interval(*test.interval, decimals, scale)
     cells = [
         HtmlCell(test.task, "from"),
         HtmlCell(fmt.signed(test.delta * scale, decimals), kind),
         HtmlCell(interval),
-        HtmlCell(fmt.p_value(test.p_value)),
-        HtmlCell(fmt.p_value(test.adjusted), kind),
+        HtmlCell(bound + fmt.p_value(test.p_value)),
+        HtmlCell(bound + fmt.p_value(test.adjusted), kind),
         HtmlCell(None if score.flips is None else f"{100 * score.flips:.1f}"),
         HtmlCell(None if score.answers_changed is None else f"{100 * score.answers_changed:.1f}"),
         HtmlCell(f"{score.n:,}" + (f" in {score.clusters:,} {score.cluster_kind}" if score.clusters else "")),
@@ -223,7 +223,7 @@ def _in_words(score: TaskScore, test: figures.TaskTest, scale: int) -> str:
     parts = []
     if test.interval is not None:
         parts.append(f"95 % interval {fmt.interval(*test.interval, 1 if scale == 100 else 3, scale)}")
-    parts.append(f"Holm-corrected p {fmt.p_relation(test.adjusted)}")
+    parts.append(f"Holm-corrected p {test.p_relation}")
     if score.answers_changed is not None:
         parts.append(f"{100 * score.answers_changed:.1f} % of answers changed")
     verdict = {"loss": "a significant loss", "gain": "a significant gain"}.get(_kind(test), "not significant")

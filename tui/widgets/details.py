@@ -122,7 +122,7 @@ def _task(results: Results, variant: str, task: str, scale: int, colours: Palett
         line.append(f" {fmt.signed(test.delta * scale, digits)}", colours.ink)
         error = figures.finite(test.delta_stderr)
         line.append("" if error is None else f" ±{error * scale:.{digits}f}", colours.soft)
-        line.append(f" p {fmt.p_relation(test.adjusted)}", colours.soft)
+        line.append(f" p {test.p_relation}", colours.soft)
         if test.is_loss():
             line.append(f" {fmt.LOSS} loss", colours.bad)
         elif test.is_gain():
