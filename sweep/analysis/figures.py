@@ -184,6 +184,12 @@ def largest_kld(record: Record) -> tuple[Figure, str] | None:
     return max(found, key=lambda one: one[0].value)
 
 
+def has_several_klds(record: Record) -> bool:
+    """Whether it has a divergence of another text than the first, or of a task with images."""
+    others = [own.divergence for own in record.other_texts.values()]
+    return any(one is not None for one in (*others, *record.image_divergence.values()))
+
+
 def divergence(found: Divergence | ImageDivergence) -> Figure | None:
     """The mean of a divergence, in nats per token."""
     return figure(found.kld_mean, found.kld_stderr)

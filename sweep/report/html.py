@@ -25,7 +25,7 @@ from sweep.record import Record
 from sweep.report.advice import alternative, alternatives
 from sweep.report.axes import positive
 from sweep.report.changed_items import html_items
-from sweep.report.html_tables import differences_table, fidelity_table, per_bit_table, tasks_table
+from sweep.report.html_tables import differences_table, fidelity_table, per_bit_table, tasks_table, texts_table
 from sweep.report.ptq_study import study_table
 from sweep.report.svg import ScatterPlot, scatter
 
@@ -78,6 +78,7 @@ def render_html(
         pareto=pareto,
         judged_by=judged_by,
         fidelity=fidelity_table(rows, chosen, pareto),
+        texts=texts_table(rows),
         tasks=tasks_table(rows, tests, chosen, pareto),
         differences=differences_table(rows, tests),
         tests=len(tests),

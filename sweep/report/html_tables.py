@@ -78,6 +78,25 @@ def tasks_table(
     return _table(rows, columns, chosen, pareto)
 
 
+def texts_table(rows: Sequence[Record]) -> HtmlTable | None:
+    """The divergence over the first text next to the largest, which the advice counts, and what that one is over. None
+    if every variant has one divergence only."""
+    found = {record.variant: figures.largest_kld(record) for record in rows if figures.has_several_klds(record)}
+    body = []
+    for record in rows:
+        first, largest = figures.kld(record), found.get(record.variant)
+        if first is None or largest is None:
+            continue
+        worst, tokens = largest
+        ratio = f"{worst.value / first.value:.2f}" if first.value > 0 else None
+        cells = [HtmlCell(fmt.small(first.value)), HtmlCell(fmt.small(worst.value)), HtmlCell(ratio)]
+        body.append(HtmlRow(record.variant, [*cells, HtmlCell(tokens or "the first text", "from")]))
+    names = list(dict.fromkeys(record.text.name for record in rows if record.text is not None))
+    heads = [f"KLD over {names[0]}" if len(names) == 1 else "KLD over the first text", "Largest KLD", "Ratio"]
+    heads = [HtmlCell("Variant"), *map(HtmlCell, heads), HtmlCell("Largest over", "from")]
+    return HtmlTable(heads, body, narrow=True) if body else None
+
+
 def differences_table(rows: Sequence[Record], tests: Tests) -> HtmlTable | None:
     """All differences with intervals, p before and after Holm's correction, flips, and changed answers."""
     if not tests:

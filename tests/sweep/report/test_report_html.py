@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from converters.errors import InputError
+from sweep import format as fmt
 from sweep.analysis.run_candidates import advise_on_records
 from sweep.format import MINUS
-from sweep.record import Record
+from sweep.record import Divergence, MeasuredText, Record, TextFigures
 from sweep.report.html import render_html, write_html
 from sweep.report.svg import HEIGHT, WIDTH
 
@@ -64,6 +65,30 @@ def test_well_formed_and_self_contained(records, failed):
     attributes = {name for _, attrs in parsed.tags for name in attrs}
     assert not {name for name in attributes if name.startswith("on") or name in ("src", "href", "style", "xlink:href")}
     assert not re.search(r"https?:|url\(|@import", source)
+
+
+def test_the_page_says_which_of_several_texts_decides(records):
+    assert "Which text decides" not in page(records)
+    factors, first_text = {"Q4_K_M": 2.5, "Q2_K": 0.5}, MeasuredText("plain.txt", "a", 512)
+    others = {
+        one.variant: {"<chat>": TextFigures(one.perplexity, divergence(one, factors[one.variant]))}
+        for one in records
+        if one.variant in factors
+    }
+    changed = [replace(one, text=first_text, other_texts=others.get(one.variant, {})) for one in records]
+    table = page(changed).partition("Which text decides</h2>")[2].partition("</table>")[0]
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in table.split("<tr>")[2:]]
+    first = {one.variant: fmt.small(one.divergence.kld_mean) for one in records if one.variant in factors}
+    largest = fmt.small(divergence(next(one for one in records if one.variant == "Q4_K_M"), 2.5).kld_mean)
+    assert sorted(rows) == [
+        ["Q2_K", first["Q2_K"], first["Q2_K"], "1.00", "tokens of plain.txt"],
+        ["Q4_K_M", first["Q4_K_M"], largest, "2.50", "tokens of &lt;chat&gt;"],
+    ]
+
+
+def divergence(record: Record, factor: float) -> Divergence:
+    assert record.divergence is not None
+    return replace(record.divergence, kld_mean=factor * record.divergence.kld_mean)
 
 
 def test_the_page_contains_the_stylesheet_unchanged(records):
