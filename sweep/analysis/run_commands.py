@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from converters.plan import projector_name
@@ -24,29 +24,30 @@ def run_commands(plan: Plan, workspace: Workspace) -> dict[str, Commands]:
     downloads = {cell.job.content: cell.job for cell in plan.cells if isinstance(cell.job, DownloadJob)}
     projectors = {cell.variant: cell.job for cell in plan.cells if isinstance(cell.job, ProjectorJob)}
     for name, model in _gguf_models(plan).items():
-        file = model.file.under(workspace.root)
-        export, projector = exports.get(model.content), projectors.get(name)
-        tower = None if projector is None else projector.file.under(workspace.root)
-        images = "" if tower is None else _typed(tower)
-        fetch, published = "", None if projector is None else downloads.get(projector.content)
-        if published is not None and tower is not None and not tower.exists():
-            images, fetch = published.parts[0].path, _fetch(published)
-        download = downloads.get(model.content)
-        if download is not None and not file.exists():
-            found[name] = Commands(_server(download.spec, model, images), fetch)
-            continue
-        if fetch:
-            found[name] = Commands(_server(_typed(file), model, images), fetch)
-            continue
-        made = [] if projector is None or tower is None or tower.exists() else [projector]
-        if made:
-            images = projector_name(made[0].name, made[0].quant)
-        if file.exists() or export is None:
-            convert = _convert(None, made, workspace) if made else ""
-            found[name] = Commands(_server(_typed(file), model, images), convert)
-        else:
-            found[name] = Commands(_server(export.file_name, model, images), _convert(export, made, workspace))
+        path, export = model.file.under(workspace.root), exports.get(model.content)
+        file, made = _typed(path), None
+        if not path.exists() and model.content in downloads:
+            file = downloads[model.content].spec
+        elif not path.exists() and export is not None:
+            file, made = export.file_name, export
+        images, made_projector = _projector(projectors.get(name), downloads, workspace)
+        get = "" if made is None and made_projector is None else _convert(made, made_projector, workspace)
+        found[name] = Commands(_server(file, model, images), get)
     return found
+
+
+def _projector(
+    job: ProjectorJob | None, downloads: Mapping[str, DownloadJob], workspace: Workspace
+) -> tuple[str, ProjectorJob | None]:
+    """The projector file of a variant as `server_words` takes it, and the job that makes it if it is not there."""
+    if job is None:
+        return "", None
+    path = job.file.under(workspace.root)
+    if not path.exists() and job.content in downloads:
+        return downloads[job.content].spec, None
+    if path.exists() or job.source is None:
+        return _typed(path), None
+    return projector_name(job.name, job.quant), job
 
 
 def variant_files(plan: Plan, workspace: Workspace) -> dict[str, str]:
@@ -67,21 +68,15 @@ def _gguf_models(plan: Plan) -> dict[str, MeasuredModel]:
     return {name: model for name, model in models.items() if model is not None and model.opener == "gguf"}
 
 
-def _convert(export: ExportJob | None, projectors: Sequence[ProjectorJob], workspace: Workspace) -> str:
+def _convert(export: ExportJob | None, projector: ProjectorJob | None, workspace: Workspace) -> str:
     """The command that makes the file of the text model, the projector file, or both."""
-    source = next(job.source for job in (export, *projectors) if job is not None and job.source is not None)
+    source = next(job.source for job in (export, projector) if job is not None and job.source is not None)
     words = ["sweep", "convert", _typed(source.under(workspace.root))]
     words += [] if export is None else ["--to", export.quant]
-    words += [word for job in projectors for word in ("--mmproj", job.quant)]
+    words += [] if projector is None else ["--mmproj", projector.quant]
     if export is not None and export.imatrix is not None:
         words += ["--imatrix", _typed(export.imatrix.under(workspace.root))]
     return join(words)
-
-
-def _fetch(download: DownloadJob) -> str:
-    """The command that downloads a file again."""
-    paths = [part.path for part in download.parts]
-    return join(["hf", "download", download.repository, *paths, "--revision", download.revision, "--local-dir", "."])
 
 
 def _server(file: str, model: MeasuredModel, projector: str) -> str:

@@ -68,13 +68,13 @@ def served_file(one: Candidate) -> ServedFile:
     words = tuple(shlex.split(one.commands.run))
     if not words or words[0] != "llama-server":
         raise InputError(f"{one.variant}: llama.cpp does not run it, so there is nothing to export")
-    get = one.commands.get
-    if "-hf" in words and not get:
+    get = [one.commands.get] if one.commands.get else []
+    if "-hf" in words:
         repository, file = words[words.index("-hf") + 1], words[words.index("--hf-file") + 1]
-        get = join(["hf", "download", repository, file, "--local-dir", "."])
+        get.append(join(["hf", "download", repository, file, "--local-dir", "."]))
     if "--mmproj-url" in words:
-        get = " && ".join([*([get] if get else []), join(["curl", "-LO", words[words.index("--mmproj-url") + 1]])])
-    return ServedFile(one.variant, words, get, one.commands.layers)
+        get.append(join(["curl", "-LO", words[words.index("--mmproj-url") + 1]]))
+    return ServedFile(one.variant, words, " && ".join(get), one.commands.layers)
 
 
 def llama_server(served: ServedFile) -> str:

@@ -1,4 +1,4 @@
-"""A hub on localhost with the part of the Hugging Face Hub's protocol that `snapshot_download` uses."""
+"""A hub on localhost with the part of the Hugging Face Hub's protocol that `snapshot_download` and llama.cpp use."""
 
 import hashlib
 import json
@@ -16,7 +16,10 @@ class Hub:
     """Models by id: each a directory whose files are served at one revision. `requests` are the requests of clients.
 
     Of a `gated` model nobody gets the files. `renamed` are ids by those that they had before. `cut`, called with a path
-    and the number of bytes to send, says after how many of them the connection breaks.
+    and the number of bytes to send, says after how many of them the connection breaks. `listed` are paths that lists of
+    files have besides those that are there, with the contents of their files. With a `commit`, revisions do not change
+    with the files. With a `token`, clients that send another one are turned away. The next `busy` requests of files are
+    answered with "try again later".
     """
 
     models: dict[str, Path]
@@ -26,9 +29,15 @@ class Hub:
     sent: int = 0  # bytes of files
     renamed: dict[str, str] = field(default_factory=dict)
     cut: Callable[[str, int], int] = lambda _path, size: size
+    listed: dict[str, bytes] = field(default_factory=dict)
+    commit: str = ""
+    token: str = ""
+    busy: int = 0
 
     def revision(self, model: str) -> str:
         """Changes with the files."""
+        if self.commit:
+            return self.commit
         files = sorted(file for file in self.models[model].rglob("*") if file.is_file())
         content = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
         return hashlib.sha1("\n".join([model, *content]).encode()).hexdigest()
@@ -70,6 +79,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path).lstrip("/")
         self.hub.requests.append(f"{self.command} {path}")
         api = path.startswith("api/models/")
+        right = f"Bearer {self.hub.token}"
+        if self.hub.token and self.headers.get("Authorization", right) != right:
+            return self._error(401, "", "Invalid credentials in Authorization header")
         for old, new in self.hub.renamed.items():
             if path.removeprefix("api/models/").startswith(old + "/") or path.endswith(f"models/{old}"):
                 self.send_response(307)
@@ -88,23 +100,30 @@ class _Handler(BaseHTTPRequestHandler):
         if api and kind in ("", "revision"):
             siblings = [{"rfilename": str(file.relative_to(directory))} for file in files]
             return self._json({"id": model, "modelId": model, "sha": sha, "siblings": siblings, "tags": []}, body)
+        if api and kind == "refs":
+            return self._json({"branches": [{"name": "main", "ref": "refs/heads/main", "targetCommit": sha}]}, body)
         if api and kind == "tree":
-            return self._json([_entry(file, directory) for file in files], body)
+            listed = [_listed(path, content) for path, content in self.hub.listed.items()]
+            return self._json([*(_entry(file, directory) for file in files), *listed], body)
         if kind == "resolve" and model in self.hub.gated:
             return self._error(403, "GatedRepo")
+        if kind == "resolve" and self.hub.busy:
+            self.hub.busy -= 1
+            return self._error(503, "")
         if kind == "resolve" and (directory / rest) in files:
-            return self._file(directory / rest, sha, body)
+            return self._file((directory / rest).name, (directory / rest).read_bytes(), sha, body)
+        if kind == "resolve" and rest in self.hub.listed:
+            return self._file(rest, self.hub.listed[rest], sha, body)
         return self._error(404, "EntryNotFound")
 
-    def _file(self, file: Path, sha: str, body: bool) -> None:
-        data = file.read_bytes()
+    def _file(self, name: str, data: bytes, sha: str, body: bool) -> None:
         requested = self.headers.get("Range")
         first, _, last = (requested or "bytes=0-").removeprefix("bytes=").partition("-")
         start, end = int(first), int(last) + 1 if last else len(data)
         self.send_response(206 if requested else 200)
         self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
         self.send_header("X-Repo-Commit", sha)
-        if body and (kept := self.hub.cut(file.name, len(data[start:end]))) < len(data[start:end]):
+        if body and (kept := self.hub.cut(name, len(data[start:end]))) < len(data[start:end]):
             self.send_header("Content-Length", str(len(data[start:end])))
             self.end_headers()
             self.wfile.write(data[start : start + kept])
@@ -118,9 +137,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self._send(json.dumps(content).encode(), "application/json", body)
 
-    def _error(self, status: int, code: str) -> None:
+    def _error(self, status: int, code: str, message: str = "") -> None:
         self.send_response(status)
-        self.send_header("X-Error-Code", code)
+        for header, text in (("X-Error-Code", code), ("X-Error-Message", message)):
+            if text:
+                self.send_header(header, text)
         self._send(b"", "text/plain", body=False)
 
     def _send(self, data: bytes, kind: str, body: bool) -> None:
@@ -132,18 +153,20 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _entry(file: Path, directory: Path) -> dict[str, object]:
-    return {
+    return _listed(str(file.relative_to(directory)), file.read_bytes())
+
+
+def _listed(path: str, content: bytes) -> dict[str, object]:
+    """What the hub says of a file, and more of a large one."""
+    entry: dict[str, object] = {
         "type": "file",
-        "path": str(file.relative_to(directory)),
-        "size": file.stat().st_size,
-        "oid": hashlib.sha1(file.read_bytes()).hexdigest(),
-        **({"lfs": _pointer(file)} if file.suffix == ".gguf" else {}),
+        "path": path,
+        "size": len(content),
+        "oid": hashlib.sha1(content).hexdigest(),
     }
-
-
-def _pointer(file: Path) -> dict[str, object]:
-    """What the hub says of a large file."""
-    return {"oid": hashlib.sha256(file.read_bytes()).hexdigest(), "size": file.stat().st_size, "pointerSize": 134}
+    if path.endswith(".gguf"):
+        entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+    return entry
 
 
 @contextmanager
