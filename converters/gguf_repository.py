@@ -23,11 +23,13 @@ from converters.gguf_source import GGUFSource
 from converters.gguf_source import parts as parts_of
 from converters.hub import HUB
 from converters.hub_files import Listing, RepositoryFile, list_repository, read_remote_header
+from converters.llamacpp.container import text
 from converters.published import PublishedQuant, sort_files
 
 LOCAL = "gguf:"
 """Prefix of the names of variants that are files of a directory, as HUB is of files on the hub."""
 _CONNECTIONS = 8  # headers that are read at the same time
+_NAMED_PROBLEMS = 10  # problems that are printed; a repository can have thousands of files
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth")
 
 
@@ -36,7 +38,8 @@ class PublishedFile:
     """A quant of a repository.
 
     `name` is what its publisher calls it. `path` is its file, or the copy of its header if it is on the hub, and
-    `parts` are its parts there. `content` identifies the content of a file on the hub.
+    `parts` are its parts there. `content` identifies the content of a file on the hub. `shape` is what the files of one
+    model have in common, in words.
     """
 
     name: str
@@ -44,6 +47,7 @@ class PublishedFile:
     parts: tuple[RepositoryFile, ...] = ()
     content: str = ""
     float_rank: int | None = None
+    shape: str = ""
 
     @property
     def file_bytes(self) -> int:
@@ -106,10 +110,18 @@ class GGUFRepository:
         """The name of the variant that a file is."""
         return f"{self.prefix}{file.name}"
 
+    @property
+    def left_out(self) -> list[str]:
+        """The problems as lines to print; of very many only the first."""
+        lines = [f"left out: {problem}" for problem in self.problems]
+        more = len(lines) - _NAMED_PROBLEMS
+        return lines if more <= 1 else [*lines[:_NAMED_PROBLEMS], f"left out: {more:,} more files of {self.id}"]
+
     def find(self, name: str) -> PublishedFile | None:
-        """The file with this name, which may have the prefix; None if there is none."""
-        wanted = name.strip().removeprefix(self.prefix).upper()
-        return next((file for file in self.files if file.name.upper() == wanted), None)
+        """The file with this name, which may have the prefix; None if there is none. Names may differ in case only."""
+        wanted = name.strip().removeprefix(self.prefix)
+        alike = [file for file in self.files if file.name.upper() == wanted.upper()]
+        return next((file for file in alike if file.name == wanted), alike[0] if alike else None)
 
     def without(self, unreadable: Mapping[str, str]) -> GGUFRepository:
         """The repository without files that llama.cpp cannot read, given by their paths with the reasons, which become
@@ -177,11 +189,13 @@ def open_directory(directory: Path) -> GGUFRepository:
     for quant in sorted_files.quants:
         path = directory / quant.parts[0]
         try:
-            GGUFSource(path, requantize=True)
+            source = GGUFSource(path, requantize=True)
         except InputError as error:
             problems.append(str(error))
         else:
-            found.append(PublishedFile(quant.name, path, float_rank=quant.float_rank))
+            found.append(PublishedFile(quant.name, path, float_rank=quant.float_rank, shape=_shape(source)))
+    found, others = _of_one_model(found)
+    problems += [f"{file.path}: {why}" for file, why in others]
     entries = {path: RepositoryFile(path, (directory / path).stat().st_size, "") for path in _gguf_paths(directory)}
     return GGUFRepository(
         str(directory),
@@ -212,6 +226,8 @@ def open_hub(hub_id: str, listing: Listing | None = None) -> GGUFRepository:
             total += answer.bytes_read
             problems += answer.problems
             found += answer.files
+    found, others = _of_one_model(found)
+    problems += [f"{listing.repository}/{file.parts[0].path}: {why}" for file, why in others]
     return GGUFRepository(
         hub_id,
         _largest_first(hub_id, found, problems),
@@ -260,12 +276,40 @@ def _published(
     parts, read = tuple(entries[path] for path in quant.parts), 0
     try:
         path, read = _header_copy(listing, parts, projectors)
-        GGUFSource(path, requantize=True)
+        source = GGUFSource(path, requantize=True)
     except InputError as error:
         place = f"{listing.repository}/{quant.parts[0]}"
         message = re.sub(rf"{re.escape(str(_headers()))}/\w+", listing.repository, str(error))
         return _Answer(problems=(message if place in message else f"{place}: {message}",), bytes_read=read)
-    return _Answer((PublishedFile(quant.name, path, parts, _content(parts), quant.float_rank),), bytes_read=read)
+    file = PublishedFile(quant.name, path, parts, _content(parts), quant.float_rank, _shape(source))
+    return _Answer((file,), bytes_read=read)
+
+
+def _shape(source: GGUFSource) -> str:
+    """What the quants of one model have in common. Layers for multi-token prediction, which some files of a model are
+    without, do not count."""
+    architecture = text(source.metadata, "general.architecture") or ""
+
+    def count(key: str) -> int:
+        field = source.metadata.get(f"{architecture}.{key}")
+        return field.value if field is not None and isinstance(field.value, int) else 0
+
+    layers, width, experts = count("block_count") - count("nextn_predict_layers"), "embedding_length", "expert_count"
+    words = f"{architecture} with {layers} layers of width {count(width):,}"
+    return f"{words} and {count(experts)} experts" if count(experts) else words
+
+
+def _of_one_model(files: Sequence[PublishedFile]) -> tuple[list[PublishedFile], list[tuple[PublishedFile, str]]]:
+    """The files of the model that has the most, or the largest of two with as many, and the others with the reason why
+    they are not used: variants of one model are compared."""
+    models: dict[str, list[PublishedFile]] = {}
+    for file in files:
+        models.setdefault(file.shape, []).append(file)
+    if len(models) < 2:
+        return list(files), []
+    kept = max(models.values(), key=lambda alike: (len(alike), max(file.file_bytes for file in alike)))
+    others = [file for file in files if file not in kept]
+    return kept, [(file, f"is another model, {file.shape}; most files are {kept[0].shape}") for file in others]
 
 
 def _content(parts: Sequence[RepositoryFile]) -> str:
@@ -315,7 +359,10 @@ def _copy_headers(listing: Listing, parts: Sequence[RepositoryFile], directory: 
 
 
 def _write_at(descriptor: int, data: bytes, at: int) -> None:
-    os.pwrite(descriptor, data, at)
+    """Write all of `data`. On a disk that gets full only a part is written first, without an error."""
+    while data:
+        count = os.pwrite(descriptor, data, at)
+        data, at = data[count:], at + count
 
 
 def _headers() -> Path:

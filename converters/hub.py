@@ -183,35 +183,55 @@ def unreachable(hub_id: str) -> InputError:
     )
 
 
+BUSY = (429, 500, 502, 503, 504)
+"""HTTP statuses of a hub that may answer well later."""
+
+
 @contextmanager
-def hub_errors(hub_id: str, revision: str | None, broken: bool = True) -> Iterator[None]:
-    """Turn errors of huggingface_hub into an InputError that says what to do; those of a broken connection only if
-    `broken`."""
+def hub_errors(hub_id: str, revision: str | None, broken: bool = True, file: str = "") -> Iterator[None]:
+    """Turn errors of huggingface_hub into an InputError that says what to do; those of a broken connection, and of a
+    hub that is BUSY, only if `broken`. `file` is what is read of the repository, if that was listed before."""
     from huggingface_hub import constants, errors
 
+    name = f"{hub_id}/{file}" if file else hub_id
     try:
         yield
     except errors.GatedRepoError as error:
         raise InputError(
-            f"{hub_id}: the hub requires a login for this model; accept its terms there and run `hf auth login`"
+            f"{name}: the hub requires a login for this model; accept its terms there and run `hf auth login`"
         ) from error
     except errors.RepositoryNotFoundError as error:
+        has = "no longer has this repository" if file else "has no such model"
         raise InputError(
-            f"{hub_id}: {constants.ENDPOINT} has no such model, or requires a login for it; check the id or run"
-            " `hf auth login`"
+            f"{name}: {constants.ENDPOINT} {has}, or requires a login for it; check the id or run `hf auth login`"
         ) from error
-    except errors.RevisionNotFoundError as error:
-        raise InputError(
-            f"{hub_id}: the repository has no revision {revision!r}; check its branches and tags"
-        ) from error
-    except errors.RemoteEntryNotFoundError as error:
-        raise InputError(f"{hub_id}: the repository has no such file ({str(error).splitlines()[-1]})") from error
+    except (errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as error:
+        if file:
+            raise InputError(
+                f"{name}: is no longer on the hub at revision {(revision or 'main')[:8]}; run the command again, which"
+                " takes the files that are there now"
+            ) from error
+        if isinstance(error, errors.RevisionNotFoundError):
+            raise InputError(
+                f"{name}: the repository has no revision {revision!r}; check its branches and tags"
+            ) from error
+        raise InputError(f"{name}: the repository has no such file ({str(error).splitlines()[-1]})") from error
     except (errors.LocalEntryNotFoundError, connection_error()) as error:
         if not broken:
             raise
         raise unreachable(hub_id) from error
     except (errors.HfHubHTTPError, OSError) as error:
+        status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
+        if status in BUSY and not broken:
+            raise
         reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{hub_id}: download failed ({reason}); run the command again to resume the download"
-        ) from error
+        if status == 401:
+            raise InputError(
+                f"{name}: {constants.ENDPOINT} rejects this machine's access token; run `hf auth login`, or correct the"
+                " environment variable HF_TOKEN"
+            ) from error
+        if status == 403:
+            raise InputError(
+                f"{name}: the hub denies access ({reason}); use an access token that may read this repository"
+            ) from error
+        raise InputError(f"{name}: download failed ({reason}); run the command again to resume the download") from error

@@ -28,6 +28,8 @@ only the first part of a file has one."""
 _PIECE = 1 << 20  # bytes of a file that are read at a time
 _TIMEOUT = 30.0  # seconds without a byte after which a connection counts as broken
 _ATTEMPTS = 5  # attempts in a row that bring no byte before a download fails
+_HEADER_ATTEMPTS = 3  # attempts for a part of a header
+_FULL = "free some space, and run the command again"
 _PAUSE = 1.0  # seconds before the second attempt; doubled for each further one
 
 
@@ -82,7 +84,7 @@ def list_repository(hub_id: str) -> Listing:
 def _bytes(repository: str, revision: str, path: str, start: int, stop: int) -> Iterator[Iterator[bytes]]:
     """The bytes of a file from `start` to `stop`, in pieces as they arrive.
 
-    Raises InputError if the hub refuses them, and the client's own error if the connection breaks.
+    Raises InputError if the hub refuses them, and the client's own error if the connection breaks or the hub is busy.
     """
     from huggingface_hub import get_session, hf_hub_url
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
@@ -90,7 +92,7 @@ def _bytes(repository: str, revision: str, path: str, start: int, stop: int) -> 
     url = hf_hub_url(repository, path, revision=revision)
     headers = build_hf_headers() | {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
     with get_session().stream("GET", url, headers=headers, timeout=_TIMEOUT, follow_redirects=True) as response:
-        with hub_errors(repository, revision, broken=False):
+        with hub_errors(repository, revision, broken=False, file=path):
             hf_raise_for_status(response)
         pieces = response.iter_bytes()  # of no certain size, so that none is lost when the connection breaks
         yield pieces if response.status_code == 206 else _without_first(pieces, start)
@@ -101,6 +103,23 @@ def _without_first(pieces: Iterator[bytes], count: int) -> Iterator[bytes]:
     for piece in pieces:
         yield piece[count:]
         count = max(0, count - len(piece))
+
+
+def _range(repository: str, revision: str, path: str, start: int, stop: int) -> bytes:
+    """The bytes of a file from `start` to `stop`, in as many attempts as are worthwhile for a few bytes. Raises as
+    `_bytes` does."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    failures = 0
+    while True:
+        try:
+            with _bytes(repository, revision, path, start, stop) as pieces:
+                return b"".join(pieces)[: stop - start]
+        except (connection_error(), HfHubHTTPError):
+            failures += 1
+            if failures == _HEADER_ATTEMPTS:
+                raise
+        time.sleep(_PAUSE * 2 ** (failures - 1))
 
 
 def read_remote_header(
@@ -116,11 +135,8 @@ def read_remote_header(
         nonlocal total, ahead
         stop = min(file.size, offset + max(count, ahead))
         ahead = min(2 * ahead, _LARGEST_RANGE)
-        with (
-            hub_errors(listing.repository, listing.revision),
-            _bytes(listing.repository, listing.revision, file.path, offset, stop) as pieces,
-        ):
-            data = b"".join(pieces)[: stop - offset]
+        with hub_errors(listing.repository, listing.revision, file=file.path):
+            data = _range(listing.repository, listing.revision, file.path, offset, stop)
         total += len(data)
         keep(data, offset)
         return data
@@ -137,9 +153,11 @@ def download(
     if the connection breaks again and again without a byte, if the disk is full, or if the content is not what the hub
     lists; only in the last case is the file removed.
     """
+    from huggingface_hub.errors import HfHubHTTPError
+
     name, failures = f"{repository}/{file.path}", 0
     digest = hashlib.sha256()
-    with disk_errors(to, file.size), to.open("a+b") as out:
+    with disk_errors(to, file.size, _FULL), to.open("a+b") as out:
         done = _read_part(out, file.size, digest)
         progress(done)
         while done < file.size:
@@ -152,8 +170,8 @@ def download(
                         digest.update(kept)
                         done += len(kept)
                         progress(done)
-            except connection_error() as error:
-                reason = str(error) or type(error).__name__
+            except (connection_error(), HfHubHTTPError) as error:
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
             else:
                 reason = "the connection ended too early"
             if done == file.size:

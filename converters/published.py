@@ -7,6 +7,7 @@ UD-Q2_K_XL/MODEL-UD-Q2_K_XL-00001-of-00002.gguf.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ _QUANT = re.compile(
 _FLOATS = {"BF16": 0, "F16": 1, "FP16": 1, "F32": 2, "FP32": 2}
 """Types of unquantized files, the preferred one first."""
 _PROJECTOR, _MATRIX = "mmproj", "imatrix"
+_LONGEST_NAME = 240  # bytes; file systems allow 255, and a file that is written has more in its name
 _MATRIX_ENDINGS = (".gguf", ".gguf_file", ".imatrix")  # not .dat, llama.cpp's older format
 
 
@@ -55,10 +57,13 @@ def sort_files(paths: Iterable[str]) -> PublishedFiles:
     known = set(paths)
     for path in sorted(known):
         name = PurePosixPath(path).name.lower()
-        if _MATRIX in name and name.endswith(_MATRIX_ENDINGS):
-            matrices.append(path)
-        elif not name.endswith(".gguf"):
+        is_matrix = _MATRIX in name and name.endswith(_MATRIX_ENDINGS)
+        if not is_matrix and not name.endswith(".gguf"):
             continue
+        if problem := _name_problem(path):
+            problems.append(problem)
+        elif is_matrix:
+            matrices.append(path)
         elif _PROJECTOR in name:
             projectors.append(path)
         else:
@@ -71,6 +76,18 @@ def sort_files(paths: Iterable[str]) -> PublishedFiles:
         else:
             whole.append(parts)
     return PublishedFiles(tuple(_named(whole)), tuple(projectors), tuple(matrices), tuple(problems))
+
+
+def _name_problem(path: str) -> str:
+    """Why a file is not used whose path a hub lists but an honest one would not; empty for all others."""
+    parts = path.split("/")
+    if any(unicodedata.category(letter).startswith("C") for letter in path):
+        return f"{path!a}: its name has control characters"
+    if any(part in ("", ".", "..") for part in parts):
+        return f"{path}: its path leaves the repository"
+    if any(len(part.encode()) > _LONGEST_NAME for part in parts):
+        return f"{path[:40]}...: its name is too long for a file"
+    return ""
 
 
 def _parts(path: str) -> tuple[str, ...]:
@@ -86,7 +103,8 @@ def _named(files: Sequence[tuple[str, ...]]) -> list[PublishedQuant]:
         counts = Counter(name.upper() for name in names)
         pairs = zip(names, files, strict=True)
         names = [name if counts[name.upper()] == 1 else longer(parts[0]) for name, parts in pairs]
-    return [PublishedQuant(name, parts) for name, parts in zip(names, files, strict=True)]
+    # A comma would end the name in --variants
+    return [PublishedQuant(name.replace(",", "-"), parts) for name, parts in zip(names, files, strict=True)]
 
 
 def _stem(path: str) -> str:

@@ -124,7 +124,7 @@ class FoundModel:
     def notes(self) -> tuple[str, ...]:
         """Notes for readers of this model's figures."""
         if self.repository is not None:
-            return tuple(f"left out: {problem}" for problem in self.repository.problems)
+            return tuple(self.repository.left_out)
         if self.entry is None or not self.entry.assembled:
             return ()
         return ("its config was assembled from several sources that agree, not read from the published file",)

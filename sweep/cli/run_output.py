@@ -61,7 +61,9 @@ def show_results(
     if output.is_json:
         shown = [finite(row.to_json(samples=True)) for row in rows]
         told = finite(advice_to_json(advice, model_as_typed(plan), workspace.arguments))
-        output.line({"event": "finished", "run": plan.run, "records": shown, "notes": remarks, "advice": told})
+        output.line(
+            {"event": "finished", "run": plan.run, "records": shown, "notes": [*said, *remarks], "advice": told}
+        )
     else:
         is_asked = len(plan.variants) > 1 or advice.target  # otherwise there is nothing to choose
         choice = advice if is_asked else None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from converters.catalogue import smaller_relatives
+from converters.resolver import names_repository
 from sweep.analysis.advice import MUCH_LESS, Advice, advise, is_adequate
 from sweep.analysis.candidate import Candidate
 from sweep.analysis.fit_candidates import Measurements, fit_candidates
@@ -82,8 +83,8 @@ def _with_shorter_context(
     if not contexts or not any(device.kind != "cpu" for device in report.devices):
         return None
     name = max(contexts, key=lambda name: contexts[name])
-    asked = replace(question, variants=(name,), options=replace(question.options, context=contexts[name]))
-    shorter = advise(report.model, fit_candidates(asked.answer(), measured, question.model), question.target)
+    options = replace(question.options, context=contexts[name])
+    shorter = advise(report.model, _candidates_with(question, (name,), options, measured), question.target)
     return shorter.pick if shorter.is_simple or in_ram or question.target else None
 
 
@@ -98,7 +99,14 @@ def _all_candidates(question: FitQuestion, report: FitReport, measured: Measurem
     if not names:
         return found
     smaller = replace(question.options, context=report.context, kv_type_k=SMALLER_CACHE, kv_type_v=SMALLER_CACHE)
-    return [
-        *found,
-        *fit_candidates(replace(question, variants=names, options=smaller).answer(), measured, question.model),
-    ]
+    return [*found, *_candidates_with(question, names, smaller, measured)]
+
+
+def _candidates_with(
+    question: FitQuestion, names: Sequence[str], options: FitOptions, measured: Measurements
+) -> list[Candidate]:
+    """The candidates with these names, with other options. The name of a file of several repositories, such as
+    hub:OWNER/Q4_K_M, means something only if all variants of the question are asked for."""
+    ambiguous = any(map(names_repository, names))
+    asked = replace(question, variants=question.variants if ambiguous else names, options=options)
+    return [one for one in fit_candidates(asked.answer(), measured, question.model) if one.variant in names]

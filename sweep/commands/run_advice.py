@@ -60,13 +60,15 @@ def advise_as_asked(
 ) -> tuple[Advice, list[str]]:
     """`advise_on_run` for what the run was started with; options that are `given` now replace the earlier ones.
 
-    And lines that say so. If it is no longer known what fits the GPUs of the run, they do not count."""
+    And lines that say so. If it is no longer known what fits the GPUs of the run, for example because its repository is
+    gone, they do not count."""
     question, said = plan.question.overridden(given), plan.question.origin_words(given)
     lines = [said] if said else []
     try:
         return advise_on_run(rows, plan, workspace, question, limit_bytes, ask_fit), lines
     except InputError as error:
-        if given.needs_fit or not question.needs_fit:
+        is_new = given.needs_fit and given != plan.question
+        if is_new or not question.needs_fit:
             raise
         lines.append(
             f"The run's {question.options['--gpu']} does not count, because what fits cannot be computed: {error}"
@@ -82,14 +84,15 @@ def _placed(
     question: RunQuestion,
     ask_fit: AskFit,
 ) -> list[Candidate]:
-    """The candidates as `sweep fit` places them. Those that it does not know, or that do not fit, get an obstacle."""
+    """The candidates as `sweep fit` places them. Those that it does not know, or that do not fit, get an obstacle.
+    Those that have one already are not asked about: their files may be what is missing."""
     devices = parse_devices(question.gpu) if question.gpu else local_devices()
     names = _fit_names(plan, workspace)
     others = _other_repositories(plan)
     # By the type of the cache, and the MODEL that `sweep fit` is asked about
     alike: dict[tuple[str, str], list[str]] = {}
     for one in found:
-        if one.variant in names:
+        if one.variant in names and not one.obstacle:
             own, model = records[one.variant], others.get(one.variant, model_as_typed(plan))
             alike.setdefault((own.kv_type if own.kind == GGUF else "f16", model), []).append(one.variant)
     placed: dict[str, Candidate] = {}

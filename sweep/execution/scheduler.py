@@ -42,10 +42,12 @@ NextCells = Callable[[Cell, Result], Iterable[Cell]]
 @dataclass(frozen=True)
 class _Unfinished:
     """Why a cell has no whole result: its own message, and the words for cells that need it, which name the cell that
-    is to blame."""
+    is to blame. `brief` are those for cells of the same variant, which have the message beside them."""
 
+    variant: str
     message: str
     blame: str
+    brief: str
 
 
 @dataclass
@@ -199,7 +201,8 @@ class Scheduler:
         missing = next((self._unfinished[key] for key in cell.needs if key in self._unfinished), None)
         if missing is not None:
             self._waiting.remove(cell)
-            self._end(cell, Ending.SKIPPED, f"needs {missing.blame}", 0.0, blame=missing.blame)
+            words = missing.brief if missing.variant == cell.variant else missing.blame
+            self._end(cell, Ending.SKIPPED, f"needs {words}", 0.0, because_of=missing)
             self._report_done([cell])
             return True
         batch = self._batch_of(cell)
@@ -362,11 +365,14 @@ class Scheduler:
         message: str,
         seconds: float,
         row: dict[str, Any] | None = None,
-        blame: str | None = None,
+        because_of: _Unfinished | None = None,
     ) -> None:
-        """Store that a cell has no whole result, and tell it. `blame` names the cell that is the reason; None: this."""
-        how = "was cancelled" if ending is Ending.CANCELLED else f"failed: {message}"
-        self._unfinished[cell.key] = _Unfinished(message, blame or f"{cell.label}, which {how}")
+        """Store that a cell has no whole result, and tell it. `because_of`: the cell that is the reason; None: this."""
+        how = "was cancelled" if ending is Ending.CANCELLED else "failed"
+        brief = f"{cell.label}, which {how}"
+        blame = brief if ending is Ending.CANCELLED else f"{brief}: {message}"
+        own = _Unfinished(cell.variant, message, blame, brief)
+        self._unfinished[cell.key] = own if because_of is None else replace(because_of, message=message)
         self.store.put(cell.key, Outcome(ending, row, message, seconds))
         self._emit_end(Event(f"cell_{ending}", cell.label, {"error": message}), cell)
 

@@ -264,7 +264,9 @@ def _own_files(
     if found.repository is None and found.form is ModelForm.GGUF:
         name = found.path.name if found.remote is None else found.remote.names[0].rpartition("/")[2]
         return {f"{'gguf' if found.remote is None else 'hub'}:{name}": OwnFile()}, list(variants), []
-    named = {name: find_repository(name) for name in variants if names_repository(name)}
+    # A file may have a name with a folder in it, which has the form of a repository's
+    known = {name for name in variants if found.repository is not None and found.repository.find(name) is not None}
+    named = {name: find_repository(name) for name in variants if names_repository(name) and name not in known}
     others = {name: one.without(unreadable) for name, one in named.items() if one is not None}
     own = [] if found.repository is None else [found.repository]
     pairs = [(one, file) for one in (*own, *others.values()) for file in one.files]
@@ -279,11 +281,11 @@ def _own_files(
             continue
         file = None if found.repository is None else found.repository.find(base)
         place = None if file is None else next(i for i, (_, one) in enumerate(pairs) if one is file)
-        known = base if place is None else names[place]
-        wanted.append(known + cache_axis(cache) + ("" if projector is None else f"{MMPROJ}{projector}"))
+        own_name = base if place is None else names[place]
+        wanted.append(own_name + cache_axis(cache) + ("" if projector is None else f"{MMPROJ}{projector}"))
     if others and found.repository is not None and len(others) == len(variants):  # in addition to the model's own
         wanted = [*(own for own, (one, _) in zip(names, pairs, strict=True) if one is found.repository), *wanted]
-    return files, wanted, [f"left out: {problem}" for one in others.values() for problem in one.problems]
+    return files, wanted, [line for one in others.values() for line in one.left_out]
 
 
 def _notes(machine: FitMachine, has_rpc: bool) -> list[str]:

@@ -105,7 +105,8 @@ class DownloadJob(StoredJob[DownloadResult]):
                     done += part.size
                 publish(partial, target)
             except InputError:
-                if shutil.disk_usage(target.parent).free < _FREE:  # the space is for the files of other variants
+                is_full = shutil.disk_usage(target.parent).free < _FREE  # the space is for the files of other variants
+                if is_full or not any(file.stat().st_size for file in partial.iterdir()):
                     shutil.rmtree(partial, ignore_errors=True)
                 raise
         return DownloadResult(total, max(0, total - there))

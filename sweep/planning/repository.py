@@ -14,6 +14,7 @@ from converters.errors import InputError
 from converters.gguf_repository import LOCAL, GGUFRepository, PublishedFile
 from converters.gguf_source import GGUFSource
 from converters.hub import HUB, HubFile, is_hub_id
+from converters.imatrix import ImportanceMatrix
 from converters.llamacpp.container import text
 from converters.llamacpp.reader import read_header
 from converters.resolver import find_repository, names_repository
@@ -301,8 +302,17 @@ def published_imatrix(repository: GGUFRepository, say: Say) -> str | None:
     matrix = repository.matrices[0]
     say(f"importance matrix: {matrix.path} of {repository.id}")
     if repository.revision is None:
-        return str(Path(repository.id) / matrix.path)
-    return str(HubFile(repository.repository, repository.revision, (matrix.path,)).fetch())
+        file = Path(repository.id) / matrix.path
+    else:
+        file = HubFile(repository.repository, repository.revision, (matrix.path,)).fetch()
+    try:
+        ImportanceMatrix.read(file)
+    except InputError as error:
+        raise InputError(
+            f"{error}; it is the importance matrix of {repository.id}: give another one by --imatrix FILE, or collect"
+            " one by --imatrix auto"
+        ) from error
+    return str(file)
 
 
 def _plain(name: str) -> str:
@@ -320,8 +330,8 @@ def _readable(repository: GGUFRepository, report: FitReport, say: Say) -> GGUFRe
     """The repository without files that llama.cpp cannot read. Says which files of it are not used. Raises InputError
     if none is left."""
     found = repository.without(report.unreadable)
-    for problem in found.problems:
-        say(f"left out: {problem}")
+    for line in found.left_out:
+        say(line)
     return found
 
 
@@ -352,10 +362,10 @@ def _ladder(repository: GGUFRepository, report: FitReport) -> tuple[list[Publish
         if better:
             steps[step] = file
     ladder = [steps[step] for step in sorted(steps, reverse=True)]
-    if len(ladder) == len(repository.files):
+    if len(ladder) == sum(file.float_rank is None for file in repository.files):
         return ladder, []
     note = (
-        f"{repository.id} has {len(repository.files)} files of the model, of which {len(quants)} fit; these are"
+        f"{repository.id} has {len(repository.files)} files of the model, of which {len(own)} fit; these are"
         f" measured: {', '.join(file.name for file in ladder)} (--variants all takes all)"
     )
     return ladder, [note]

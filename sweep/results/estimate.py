@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sweep.jobs.cell import Cell
+from sweep.jobs.download import DownloadJob
 from sweep.jobs.model import ModelSize
 from sweep.results.history import UnreadableRun, read_plan
 from sweep.results.plan import Plan
@@ -78,9 +79,12 @@ def total(seconds: dict[str, float], labels: Iterable[str]) -> float | None:
 def bytes_to_make(
     cells: Iterable[Cell], sizes: Mapping[str, ModelSize], projectors: Mapping[str, int] = MappingProxyType({})
 ) -> int:
-    """Bytes of the models that these cells write: text models, from the predicted sizes of their variants, and
-    projector files, from those `projectors` by the keys of their cells. Two variants can share either."""
-    files = [cell for cell in cells if cell.job.output_is_model and cell.output is not None]
+    """Bytes of the models that these cells write: text models, from the predicted sizes of their variants, projector
+    files, from those `projectors` by the keys of their cells, and downloads. Two variants can share any of them."""
+    models = [cell for cell in cells if cell.job.output_is_model and cell.output is not None]
+    jobs = {cell.key: cell.job for cell in models}
+    downloads = {key: sum(part.size for part in job.parts) for key, job in jobs.items() if isinstance(job, DownloadJob)}
+    files = [cell for cell in models if cell.key not in downloads]
     shared = {cell.key: projectors.get(cell.key, 0) for cell in files if cell.job.has_cell_per_variant}
-    models = (cell for cell in files if not cell.job.has_cell_per_variant)
-    return sum(sizes[cell.variant].file_bytes for cell in models) + sum(shared.values())
+    made = sum(sizes[cell.variant].file_bytes for cell in files if not cell.job.has_cell_per_variant)
+    return made + sum(shared.values()) + sum(downloads.values())

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hub_server import serve
 
+from converters import gguf_repository
 from converters.export import export
 from converters.llamacpp.container import encode_header, string
 from converters.resolver import open_source
@@ -39,8 +40,9 @@ except InputError as error:
 """
 
 
-def ask(endpoint: str, what: str, folder: Path, repository: str) -> dict[str, Any]:
-    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": "0"}
+def ask(endpoint: str, what: str, folder: Path, repository: str, **variables: str) -> dict[str, Any]:
+    own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": "0"}
+    environment = {**os.environ, **own, **variables}
     command = [sys.executable, "-c", SCRIPT, what, folder / "file", repository]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
@@ -101,6 +103,14 @@ def test_a_changed_file_is_read_again_and_the_others_are_not(published: Path, tm
     assert 0 < after["read"] < before["read"] / 2
 
 
+def test_a_header_is_whole_on_a_disk_that_takes_it_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: whole(file, data[:3], at))
+    with (tmp_path / "copy").open("wb") as file:
+        gguf_repository._write_at(file.fileno(), b"a header", 2)
+    assert (tmp_path / "copy").read_bytes() == b"\0\0a header"
+
+
 def test_a_repository_that_cannot_be_used_gives_one_line(published: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "README.md").write_text("soon")
@@ -111,10 +121,13 @@ def test_a_repository_that_cannot_be_used_gives_one_line(published: Path, tmp_pa
             name: ask(hub.url, "summary", tmp_path, name).get("error", "")
             for name in ("org/empty", "org/gated", "org/absent")
         }
+        hub.token = "right"
+        errors["token"] = ask(hub.url, "summary", tmp_path, "org/new", HF_TOKEN="wrong")["error"]
         assert set(ask(hub.url, "summary", tmp_path, "org/old")["files"]) == {"BF16", "Q8_0", "UD-Q2_K_XL"}
     assert errors["org/empty"].startswith("org/empty: has no GGUF file of a model that can be used")
     assert "requires a login" in errors["org/gated"]
     assert "no such model" in errors["org/absent"]
+    assert errors["token"].startswith(f"org/new: {hub.url} rejects this machine's access token; run `hf auth login`")
     assert not any("\n" in error for error in errors.values())
 
 
@@ -134,6 +147,33 @@ def test_a_download_that_breaks_at_every_tenth_goes_on_where_it_broke(tmp_path: 
         (tmp_path / "file").write_bytes(b"x" * 1_000_000)  # another file's content
         assert "its SHA-256 differs" in ask(hub.url, "fetch", tmp_path, "org/r")["error"]
         assert not (tmp_path / "file").exists()
+
+
+@pytest.mark.parametrize("commit", ["c" * 40, ""])  # the commit is there without the file, or it is gone
+def test_a_file_that_is_deleted_after_it_was_listed_gives_one_line(tmp_path: Path, commit: str) -> None:
+    (tmp_path / "r").mkdir()
+    file = tmp_path / "r" / "a.gguf"
+    file.write_bytes(b"x" * 1000)
+    with serve({"org/r": tmp_path / "r"}) as hub:
+        hub.commit, revision = commit, commit or hub.revision("org/r")
+
+        def delete(_path: str, _size: int) -> int:
+            file.unlink()
+            return 500  # bytes, then the connection breaks
+
+        hub.cut = delete
+        error = ask(hub.url, "fetch", tmp_path, "org/r")["error"]
+    assert error == (
+        f"org/r/a.gguf: is no longer on the hub at revision {revision[:8]}; run the command again, which takes the"
+        " files that are there now"
+    )
+
+
+def test_a_hub_that_is_busy_is_asked_again(published: Path, tmp_path: Path) -> None:
+    with serve({"org/r": published}) as hub:
+        hub.busy = 3
+        assert set(ask(hub.url, "summary", tmp_path, "org/r")["files"]) == {"BF16", "Q8_0", "UD-Q2_K_XL"}
+        assert hub.busy == 0
 
 
 def test_a_connection_that_brings_nothing_gives_up_with_one_line(tmp_path: Path) -> None:

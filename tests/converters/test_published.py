@@ -43,10 +43,28 @@ def test_every_quant_is_named_as_its_publisher_names_it() -> None:
     [
         (["a-Q4_K_M.gguf", "a-128K-Q4_K_M.gguf"], ["a-128K-Q4_K_M", "a-Q4_K_M"]),
         (["x/a-Q4_0.gguf", "y/a-Q4_0.gguf"], ["x/a-Q4_0", "y/a-Q4_0"]),
+        (["a,b-Q4_0.gguf", "ü 模型-Q4_0.gguf"], ["a-b-Q4_0", "ü 模型-Q4_0"]),  # a comma would end it in --variants
     ],
 )
 def test_two_files_of_one_quant_have_different_names(paths: list[str], names: list[str]) -> None:
     assert [quant.name for quant in sort_files(paths).quants] == names
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("../../etc/a-Q4_0.gguf", "../../etc/a-Q4_0.gguf: its path leaves the repository"),
+        ("/etc/a-Q4_0.gguf", "/etc/a-Q4_0.gguf: its path leaves the repository"),
+        ("x/./imatrix.gguf", "x/./imatrix.gguf: its path leaves the repository"),
+        ("a\x1b[31m-Q4_0.gguf", r"'a\x1b[31m-Q4_0.gguf': its name has control characters"),
+        ("a\nb\x00\ud800-Q4_0.gguf", r"'a\nb\x00\ud800-Q4_0.gguf': its name has control characters"),
+        ("é" * 150 + "-Q4_0.gguf", "é" * 40 + "...: its name is too long for a file"),
+    ],
+)
+def test_a_path_that_is_none_in_a_repository_is_left_out(path: str, reason: str) -> None:
+    found = sort_files([path, "a-Q8_0.gguf"])
+    assert [quant.name for quant in found.quants] == ["Q8_0"]
+    assert (found.matrices, found.problems) == ((), (reason,))
 
 
 def test_a_file_with_a_missing_part_is_left_out() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from vision_models import make_vision_model
 
 from converters.errors import InputError
 from converters.export import export
+from converters.gguf_repository import open_directory
 from converters.imatrix import ImportanceMatrix, ImportanceStatistics
 from converters.llamacpp.container import encode_header, string, uint32
 from converters.llamacpp.reader import read_header
@@ -153,6 +155,19 @@ def test_files_that_llama_cpp_cannot_read_are_left_out(published: Path, text: Pa
         (directory / f"some-{name}.gguf").unlink()
     with pytest.raises(InputError, match=r"has no GGUF file of a model that can be used: .*some-Q3_K_M.gguf: .*ASSERT"):
         fit(str(directory), [], parse_devices(["1GiB"]), FitOptions())
+
+
+def test_files_of_another_model_are_left_out(published: Path, tmp_path: Path) -> None:
+    """As in a folder with all models of a user."""
+    for name in ("BF16", "Q4_K_M"):
+        shutil.copy(published / f"micro-{name}.gguf", tmp_path)
+    export(open_source("nano"), {"Q4_K_M": tmp_path / "nano-Q4_K_M.gguf"})
+    found = open_directory(tmp_path)
+    assert [file.name for file in found.files] == ["BF16", "micro-Q4_K_M"]
+    (line,) = found.left_out
+    assert line.startswith(f"left out: {tmp_path}/nano-Q4_K_M.gguf: is another model, qwen3 with ")
+    problems = tuple(f"{number}.gguf: is damaged" for number in range(2_000))
+    assert replace(found, problems=problems).left_out[-1] == f"left out: 1,990 more files of {tmp_path}"
 
 
 def test_without_an_unquantized_file_the_largest_quant_is_the_reference(
@@ -292,6 +307,7 @@ def test_a_repository_is_measured_with_two_files_on_the_disk(published: Path, te
         for name, message in (
             ("hub:Q3_K_M", "org/micro-GGUF/micro-Q3_K_M.gguf: the download broke at 0 of"),
             ("hub:Q4_K_S", "full-Q4_K_S.gguf: the disk is full or a quota is reached"),
+            ("hub:Q4_K_S", "and run the command again; size, text: needs hub:Q4_K_S/download, which failed"),
             ("hub:IQ3_M", "lost-IQ3_M.gguf"),
         ):
             assert message in found[name]["error"]
@@ -300,17 +316,51 @@ def test_a_repository_is_measured_with_two_files_on_the_disk(published: Path, te
         assert found["hub:BF16"]["reference_reason"] == "an unquantized file of org/micro-GGUF"
         assert found[last["advice"]["variant"]]["status"] == "ok"
         left = list((tmp_path / "w").rglob("*.gguf"))  # of downloads that can go on
-        assert {file.name for file in left} == {"full-Q4_K_S.gguf", "micro-Q3_K_M.gguf"}
+        assert {file.name for file in left} == {"full-Q4_K_S.gguf"}  # of the other nothing arrived
         assert all(file.parent.name.endswith(".partial") for file in left)
         (log,) = (tmp_path / "w" / "runs").glob("*/events.jsonl")
         assert most_files([json.loads(line) for line in log.read_text().splitlines()]) == 2
-        hub.sent, hub.cut = 0, lambda _path, count: count
+
+        def remove_after_download(_path: str, count: int) -> int:
+            if count > 500_000:
+                hub.models.clear()
+            return count
+
+        hub.sent, hub.cut = 0, remove_after_download
         done = sweep_on(hub.url, tmp_path, text, "org/micro-GGUF", "--variants", kept)
+        assert done.returncode == 0, done.stderr  # although nobody knows any more what fits
         again = json.loads(done.stdout.splitlines()[-1])
+        assert "--gpu 12GiB does not count, because what fits cannot be computed: " in again["notes"][0]
         assert hub.sent == broken.stat().st_size  # the only file that is still to be measured
         whole = {record["variant"]: record for record in again["records"]}
         assert whole.pop("hub:Q3_K_M")["status"] == "ok"
         assert whole == {name: record for name, record in found.items() if name in whole}
+
+
+def test_names_with_a_slash_are_names_of_files(published: Path, text: Path, tmp_path: Path) -> None:
+    """Files in folders, and files of two publishers, have names of the form OWNER/REPO. The advice asks for some of
+    them again, here with a smaller KV cache, because nothing fits."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for copy in ("x/m-Q4_K_M", "y/m-Q4_K_M", "m-Q3_K_M"):
+        (one / copy).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(published / f"micro-{copy[-6:]}.gguf", one / f"{copy}.gguf")
+    two.mkdir()
+    shutil.copy(published / "micro-Q3_K_M.gguf", two)
+    with serve({"org/m-GGUF": one, "two/m-GGUF": two}) as hub:
+        environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0"}
+        command = [*COMMAND, "fit", "org/m-GGUF", "--variants", "hub:two/m-GGUF", "--gpu", "1GiB", "--format", "json"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, cwd=tmp_path)
+        command = [*COMMAND, "run", "org/m-GGUF", "--variants", "all", "--tasks", "none", "--perplexity", str(text)]
+        command += ["--workspace", str(tmp_path / "w"), "--dry-run"]
+        planned = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, cwd=tmp_path)
+    assert planned.returncode == 0, planned.stderr
+    size = sum((one / f"{copy}.gguf").stat().st_size for copy in ("x/m-Q4_K_M", "m-Q3_K_M"))  # y has the same as x
+    assert f" jobs to do; {size:,} bytes of files." in planned.stdout
+    assert "x/m-Q4_K_M, hub:y/m-Q4_K_M: the same file, which is measured once" in planned.stderr
+    assert done.returncode == 3, done.stderr
+    assert sorted(row["variant"] for row in json.loads(done.stdout)["rows"]) == [
+        "hub:org/Q3_K_M", "hub:two/Q3_K_M", "hub:x/m-Q4_K_M", "hub:y/m-Q4_K_M",
+    ]  # fmt: skip
 
 
 @pytest.mark.slow
@@ -347,6 +397,7 @@ PLANNED = """
 import json, sys
 from pathlib import Path
 from converters.errors import InputError
+from sweep.analysis.run_commands import run_commands
 from sweep.execution.local import LocalHost
 from sweep.planning.prepare import prepare
 from sweep.planning.request import Request
@@ -356,10 +407,12 @@ with LocalHost() as host:
         request = Request(model, variants=variants, tasks=tuple(look) or ("none",), perplexity=(Path(sys.argv[2]),),
                           gpu=("12GiB",), workspace=Path(sys.argv[3]), window=64 if look else None)
         try:
-            plan = prepare(request, lambda _: None, host).plan
+            sweep = prepare(request, lambda _: None, host)
+            plan, commands = sweep.plan, run_commands(sweep.plan, sweep.workspace)
             needs = {cell.label: [one.label for one in plan.cells if one.key in cell.needs] for cell in plan.cells}
             plans.append({"variants": plan.variants, "reference": plan.reference, "imatrix": plan.about["imatrix"],
-                          "notes": plan.about.get("repository", {}).get("notes"), "needs": needs})
+                          "notes": plan.about.get("repository", {}).get("notes"), "needs": needs,
+                          "commands": {name: [one.get, one.run] for name, one in commands.items()}})
         except InputError as error:
             plans.append({"error": str(error)})
 print(json.dumps(plans))
@@ -397,13 +450,15 @@ def vision_repository(folder: Path) -> Path:
 
 
 def test_publishers_checkpoints_and_matrices_of_repositories(published: Path, text: Path, tmp_path: Path) -> None:
-    names = ("two", "floats", "named", "tuned")
-    two, floats, named, tuned = folders = [tmp_path / name / "micro" for name in names]
+    names = ("two", "floats", "named", "tuned", "bad")
+    two, floats, named, tuned, broken = folders = [tmp_path / name / "micro" for name in names]
     for folder in folders:
         folder.mkdir(parents=True)
     shutil.copy(published / "micro-Q4_K_M.gguf", two / "other-Q4_K_M.gguf")
     shutil.copy(published / "micro-BF16.gguf", floats)
     write_matrix(floats / "micro-imatrix.gguf")
+    shutil.copy(published / "micro-BF16.gguf", broken)
+    (broken / "micro-imatrix.gguf").write_text("This is no matrix.")
     key = "general__base_model__0__repo_url"
     quant = published / "micro-Q4_K_M.gguf"
     with_metadata(quant, named / "micro-Q4_K_M.gguf", **{key: "https://hub.example/maker/micro"})
@@ -419,6 +474,7 @@ def test_publishers_checkpoints_and_matrices_of_repositories(published: Path, te
         ("named/micro-GGUF", None),
         ("tuned/micro-GGUF", None),
         ("one/looks-GGUF", "=Q8_0,Q8_0+mmproj=BF16", str(task)),
+        ("bad/micro-GGUF", "=Q2_K"),
     ]
     with serve(models) as hub:
         environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0"}
@@ -426,7 +482,7 @@ def test_publishers_checkpoints_and_matrices_of_repositories(published: Path, te
         command = [sys.executable, "-c", PLANNED, *arguments]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    publishers, beside, made, original, base, images = json.loads(done.stdout.splitlines()[-1])
+    publishers, beside, made, original, base, images, bad = json.loads(done.stdout.splitlines()[-1])
     assert publishers["variants"] == ["hub:BF16", "hub:one/Q4_K_M", "hub:one/Q4_K_M+kv=q8_0", "hub:two/Q4_K_M"]
     assert publishers["notes"][-2].startswith("hub:one/Q4_K_M, hub:two/Q4_K_M: the same file")
     assert publishers["needs"]["hub:one/Q4_K_M+kv=q8_0/text"] == ["hub:one/Q4_K_M/download"]
@@ -434,6 +490,8 @@ def test_publishers_checkpoints_and_matrices_of_repositories(published: Path, te
     assert made["variants"] == ["hub:BF16", "Q2_K"]
     assert made["needs"]["Q2_K/export"] == ["hub:BF16/download"]
     assert made["imatrix"] == "micro-imatrix.gguf"
+    why = r"micro-imatrix.gguf: is not a GGUF file .*; it is the importance matrix of bad/micro-GGUF: give another one"
+    assert re.search(why, bad["error"])
     assert (original["variants"], original["reference"]) == (["BF16", "hub:Q4_K_M"], "BF16")
     assert "made from maker/micro, the original checkpoint that the header names" in original["notes"][-1]
     assert base["reference"] == "hub:Q4_K_M"
@@ -446,3 +504,7 @@ def test_publishers_checkpoints_and_matrices_of_repositories(published: Path, te
     other = own["hub:Q8_0+mmproj=BF16/look"]
     assert {"hub:Q8_0/download", "hub:Q8_0+mmproj=BF16/projector-download"} < set(other)
     assert "hub:BF16/projector-download" not in other
+    get, run = images["commands"]["hub:Q8_0+mmproj=BF16"]
+    place = f"{hub.url}/one/looks-GGUF/resolve/main/mmproj-BF16.gguf"
+    assert run.startswith(f"llama-server -hf one/looks-GGUF --hf-file looks-Q8_0.gguf --mmproj-url {place} -c ")
+    assert get == ""
