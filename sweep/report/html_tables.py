@@ -91,10 +91,10 @@ def texts_table(rows: Sequence[Record]) -> HtmlTable | None:
         ratio = f"{worst.value / first.value:.2f}" if first.value > 0 else None
         cells = [HtmlCell(fmt.small(first.value)), HtmlCell(fmt.small(worst.value)), HtmlCell(ratio)]
         body.append(HtmlRow(record.variant, [*cells, HtmlCell(tokens or "the first text", "from")]))
-    names = list(dict.fromkeys(record.text.name for record in rows if record.text is not None))
-    heads = [f"KLD over {names[0]}" if len(names) == 1 else "KLD over the first text", "Largest KLD", "Ratio"]
-    heads = [HtmlCell("Variant"), *map(HtmlCell, heads), HtmlCell("Largest over", "from")]
-    return HtmlTable(heads, body, narrow=True) if body else None
+    names = {record.text.name for record in rows if record.text is not None}
+    heads = [f"KLD over {min(names)}" if len(names) == 1 else "KLD over the first text", "Largest KLD", "Ratio"]
+    columns = [HtmlCell("Variant"), *map(HtmlCell, heads), HtmlCell("Largest over", "from")]
+    return HtmlTable(columns, body, narrow=True) if body else None
 
 
 def differences_table(rows: Sequence[Record], tests: Tests) -> HtmlTable | None:
