@@ -116,6 +116,12 @@ class HubFile:
 
         return hf_hub_url(self.repository, self.names[0], revision=self.revision)
 
+    @property
+    def download_words(self) -> list[str]:
+        """The words of the command that downloads all parts to the current directory."""
+        revision = [] if self.revision is None else ["--revision", self.revision]
+        return ["hf", "download", self.repository, *self.names, *revision, "--local-dir", "."]
+
     def cached(self) -> Path | None:
         """The path of the first part in the cache, or None if any part is not cached."""
         from huggingface_hub import try_to_load_from_cache
@@ -196,6 +202,8 @@ def hub_errors(hub_id: str, revision: str | None, broken: bool = True, file: str
     name = f"{hub_id}/{file}" if file else hub_id
     try:
         yield
+    except errors.HFValidationError as error:
+        raise InputError(f"{hub_id}: the hub has no models of such a name: {error}") from error
     except errors.GatedRepoError as error:
         raise InputError(
             f"{name}: the hub requires a login for this model; accept its terms there and run `hf auth login`"

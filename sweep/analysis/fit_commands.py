@@ -68,10 +68,7 @@ def _download_of(row: FitRow, repository: str) -> str:
 def _download(on_hub: str) -> str:
     """llama-server downloads what it runs, but only a repository's latest revision."""
     remote = HubFile.parse(on_hub.removeprefix(HUB))
-    if remote.revision is None:
-        return ""
-    get = ["hf", "download", remote.repository, *remote.names, "--revision", remote.revision, "--local-dir", "."]
-    return join(get)
+    return "" if remote.revision is None else join(remote.download_words)
 
 
 def _server(row: FitRow, file: str | None) -> str:

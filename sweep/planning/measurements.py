@@ -9,7 +9,9 @@ from pathlib import Path
 
 from converters.errors import InputError
 from converters.gguf_source import gguf_fingerprint, parts
+from converters.hub import HUB, HubFile
 from converters.llamacpp.reader import read_header
+from converters.shell import join
 from sweep.artefact import Artefact
 from sweep.defaults import LEAST_PROMPT_TOKENS
 from sweep.fit.fit_report import MTP
@@ -80,12 +82,19 @@ def draft_model(draft: Path | None, settings: Settings) -> MeasuredModel | None:
             "--draft mtp: the acceptance of MTP layers is not measured; give the GGUF file of a smaller model"
         )
     if not draft.is_file():
-        made = "" if draft.suffix == ".gguf" else f"; `sweep convert {draft} --to Q8_0 --out DIR` makes one of a model"
-        raise InputError(f"--draft {draft}: there is no such GGUF file{made}")
+        raise InputError(f"--draft {draft}: there is no such GGUF file{_how_to_get(str(draft))}")
     first = parts(draft.resolve())[0]
     read_header(first)
     plain = replace(settings, kv_type=Settings.kv_type, cpu_moe=0, tensor_split=())
     return MeasuredModel("gguf", Artefact.of(first), gguf_fingerprint(first), engine_versions("gguf"), plain)
+
+
+def _how_to_get(draft: str) -> str:
+    """How to get the file of a draft that is not on this machine; empty for the path of a file."""
+    if draft.startswith(HUB):
+        file = HubFile.parse(draft.removeprefix(HUB))
+        return f"; download it: {join(file.download_words)}"
+    return "" if draft.endswith(".gguf") else f"; `sweep convert {draft} --to Q8_0 --out DIR` makes one of a model"
 
 
 def checked_depths(depths: Sequence[int], model: ResolvedModel) -> tuple[int, ...]:

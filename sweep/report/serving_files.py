@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from converters.errors import InputError
+from converters.hub import HubFile
 from converters.shell import join
 from sweep import format as fmt
 from sweep.analysis.candidate import Candidate
@@ -71,7 +72,7 @@ def served_file(one: Candidate) -> ServedFile:
     get = [one.commands.get] if one.commands.get else []
     if "-hf" in words:
         repository, file = words[words.index("-hf") + 1], words[words.index("--hf-file") + 1]
-        get.append(join(["hf", "download", repository, file, "--local-dir", "."]))
+        get.append(join(HubFile.parse(f"{repository}/{file}").download_words))
     if "--mmproj-url" in words:
         get.append(join(["curl", "-LO", words[words.index("--mmproj-url") + 1]]))
     return ServedFile(one.variant, words, " && ".join(get), one.commands.layers)

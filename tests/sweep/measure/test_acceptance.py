@@ -110,6 +110,10 @@ def test_a_sweep_shows_how_much_each_variant_accepts(files: dict[str, Path], tmp
     ("options", "message"),
     [
         (("--draft", "none.gguf"), "--draft none.gguf: there is no such GGUF file"),
+        (
+            ("--draft", "hub:o/m@v1/a b.gguf"),
+            "there is no such GGUF file; download it: hf download o/m 'a b.gguf' --revision v1 --local-dir .",
+        ),
         (("--draft", "nano"), "`sweep convert nano --to Q8_0 --out DIR` makes one"),
         (("--draft", "a.gguf", "--measure", "text"), "--draft is for the measurement speed"),
         (("--draft", "a.gguf", "--measure", "speed"), "--draft continues a text, so it is for the measurement text"),

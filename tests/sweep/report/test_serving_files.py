@@ -88,6 +88,8 @@ def test_a_file_on_a_hub_is_downloaded_first() -> None:
     served = served_file(candidate("llama-server -hf o/r --hf-file sub/m-Q4.gguf --no-mmproj -c 8192"))
     assert served.get == "hf download o/r sub/m-Q4.gguf --local-dir ."
     assert "FROM ./sub/m-Q4.gguf\n" in modelfile(served)
+    parts = served_file(candidate("llama-server -hf o/r --hf-file m-00001-of-00002.gguf --no-mmproj -c 8192"))
+    assert parts.get == "hf download o/r m-00001-of-00002.gguf m-00002-of-00002.gguf --local-dir ."
 
 
 def test_only_what_llama_cpp_runs_is_exported() -> None:
