@@ -158,10 +158,16 @@ def model_stem(path: Path) -> str:
     return path.stem if match is None else match[1]
 
 
+def part_count(name: str) -> int:
+    """The number of parts of a split file, from the name of one part; 1 for a file that is not split."""
+    match = _PART.match(name)
+    return 1 if match is None else int(match[3])
+
+
 def part_names(name: str) -> list[str]:
     """The names of all parts of a split file, from the name of one part; for a file that is not split its own name."""
     match = _PART.match(name)
-    if match is None or int(match[3]) < 2:
+    if match is None or part_count(name) < 2:
         return [name]
     return [f"{match[1]}-{number:05d}-of-{match[3]}.gguf" for number in range(1, int(match[3]) + 1)]
 

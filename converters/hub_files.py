@@ -62,7 +62,8 @@ class Listing:
 
 def list_repository(hub_id: str) -> Listing:
     """List the files of a repository, "org/name" or "org/name@revision". Raises InputError."""
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HFValidationError
     from huggingface_hub.hf_api import RepoFile
 
     repository, _, revision = hub_id.partition("@")
@@ -70,8 +71,16 @@ def list_repository(hub_id: str) -> Listing:
         raise unreachable(hub_id)
     with hub_errors(hub_id, revision):
         hub = HfApi()
-        commit = hub.model_info(repository, revision=revision or None).sha or revision or "main"
-        tree = list(hub.list_repo_tree(repository, revision=commit, recursive=True))
+        try:
+            commit = hub.model_info(repository, revision=revision or None).sha or revision or "main"
+            tree = list(hub.list_repo_tree(repository, revision=commit, recursive=True))
+        except HFValidationError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:  # no JSON, or another than the hub's
+            raise InputError(
+                f"{hub_id}: {constants.ENDPOINT} does not answer as the hub does ({type(error).__name__}); check"
+                " HF_ENDPOINT, and whether this network asks for a login in a browser"
+            ) from error
     files = [
         RepositoryFile(one.path, one.size, one.blob_id, None if one.lfs is None else one.lfs.sha256)
         for one in tree

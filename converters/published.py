@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from converters.gguf_source import model_stem, part_names
+from converters.gguf_source import model_stem, part_count, part_names
 
 _QUANT = re.compile(
     r"(?:^|[-._ ])((?:(?:UD|i1)[-_])?(?:I?Q\d\w*|TQ\d_\d|(?:BF|FP?)(?:16|32)|MXFP4\w*|NVFP4\w*))$", re.IGNORECASE
@@ -23,6 +23,7 @@ _FLOATS = {"BF16": 0, "F16": 1, "FP16": 1, "F32": 2, "FP32": 2}
 """Types of unquantized files, the preferred one first."""
 _PROJECTOR, _MATRIX = "mmproj", "imatrix"
 _LONGEST_NAME = 240  # bytes; file systems allow 255, and a file that is written has more in its name
+_MOST_PARTS = 1000  # the largest models have some dozens
 _MATRIX_ENDINGS = (".gguf", ".gguf_file", ".imatrix")  # not .dat, llama.cpp's older format
 
 
@@ -87,6 +88,8 @@ def _name_problem(path: str) -> str:
         return f"{path}: its path leaves the repository"
     if any(len(part.encode()) > _LONGEST_NAME for part in parts):
         return f"{path[:40]}...: its name is too long for a file"
+    if part_count(parts[-1]) > _MOST_PARTS:
+        return f"{path}: its name says that it is one of {part_count(parts[-1]):,} parts"
     return ""
 
 

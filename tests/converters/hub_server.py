@@ -19,7 +19,7 @@ class Hub:
     and the number of bytes to send, says after how many of them the connection breaks. `listed` are paths that lists of
     files have besides those that are there, with the contents of their files. With a `commit`, revisions do not change
     with the files. With a `token`, clients that send another one are turned away. The next `busy` requests of files are
-    answered with "try again later".
+    answered with "try again later". A `portal` answers everything with a page of its own.
     """
 
     models: dict[str, Path]
@@ -33,6 +33,7 @@ class Hub:
     commit: str = ""
     token: str = ""
     busy: int = 0
+    portal: bool = False
 
     def revision(self, model: str) -> str:
         """Changes with the files."""
@@ -79,6 +80,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path).lstrip("/")
         self.hub.requests.append(f"{self.command} {path}")
         api = path.startswith("api/models/")
+        if self.hub.portal:
+            self.send_response(200)
+            return self._send(b"<html>Please log in to this network.</html>", "text/html", body)
         right = f"Bearer {self.hub.token}"
         if self.hub.token and self.headers.get("Authorization", right) != right:
             return self._error(401, "", "Invalid credentials in Authorization header")

@@ -119,11 +119,15 @@ def test_a_repository_that_cannot_be_used_gives_one_line(published: Path, tmp_pa
         hub.renamed = {"org/old": "org/new"}
         errors = {
             name: ask(hub.url, "summary", tmp_path, name).get("error", "")
-            for name in ("org/empty", "org/gated", "org/absent")
+            for name in ("org/empty", "org/gated", "org/absent", "org/a--b")
         }
-        hub.token = "right"
+        hub.portal = True
+        errors["portal"] = ask(hub.url, "summary", tmp_path, "org/new")["error"]
+        hub.portal, hub.token = False, "right"
         errors["token"] = ask(hub.url, "summary", tmp_path, "org/new", HF_TOKEN="wrong")["error"]
         assert set(ask(hub.url, "summary", tmp_path, "org/old")["files"]) == {"BF16", "Q8_0", "UD-Q2_K_XL"}
+    assert errors["org/a--b"].startswith("org/a--b: the hub has no models of such a name: ")
+    assert errors["portal"].startswith(f"org/new: {hub.url} does not answer as the hub does (")
     assert errors["org/empty"].startswith("org/empty: has no GGUF file of a model that can be used")
     assert "requires a login" in errors["org/gated"]
     assert "no such model" in errors["org/absent"]

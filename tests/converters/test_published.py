@@ -58,6 +58,7 @@ def test_two_files_of_one_quant_have_different_names(paths: list[str], names: li
         ("x/./imatrix.gguf", "x/./imatrix.gguf: its path leaves the repository"),
         ("a\x1b[31m-Q4_0.gguf", r"'a\x1b[31m-Q4_0.gguf': its name has control characters"),
         ("a\nb\x00\ud800-Q4_0.gguf", r"'a\nb\x00\ud800-Q4_0.gguf': its name has control characters"),
+        ("a-Q4_0-00001-of-99999.gguf", "a-Q4_0-00001-of-99999.gguf: its name says that it is one of 99,999 parts"),
         ("é" * 150 + "-Q4_0.gguf", "é" * 40 + "...: its name is too long for a file"),
     ],
 )
