@@ -8,7 +8,7 @@ from rich.table import Table
 
 from sweep.cli.output import Output
 from sweep.cli.run_output import cache_words, texts_of
-from sweep.commands.prediction import effort_words, time_words
+from sweep.commands.prediction import effort_words, precision_words, time_words
 from sweep.commands.run import projector_sizes, variant_sizes
 from sweep.execution.cells_to_run import cells_to_run
 from sweep.format import size
@@ -49,6 +49,8 @@ def show_plan(sweep: Sweep, output: Output) -> None:
                 "seconds": total(seconds, (cell.label for cell in todo)),
                 "rough_seconds": total(rough, (cell.label for cell in todo)),
                 "effort": sweep.request.effort or Effort.NORMAL,
+                "precision": sweep.precision.value,
+                "precision_reason": sweep.precision.reason or None,
                 "bytes_to_make": bytes_to_make(todo, sizes, files),
                 "cannot_run": sweep.cannot_run,
                 "reference": sweep.plan.reference,
@@ -97,7 +99,7 @@ def show_plan(sweep: Sweep, output: Output) -> None:
         f"Memory: weights, {cache_words(sweep.plan)} KV cache for {settings.ctx} tokens, and buffers, computed by "
         "llama.cpp." + (" The memory of the projector file (mmproj) is part of it." if tower_of else "")
     )
-    for line in (effort_words(sweep), time_words(sweep)):
+    for line in (effort_words(sweep), precision_words(sweep), time_words(sweep)):
         if line is not None:
             output.show(line)
     mtp = max((known.mtp_bytes for known in sizes.values()), default=0)

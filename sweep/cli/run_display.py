@@ -6,7 +6,7 @@ from types import TracebackType
 
 from sweep.cli.output import Output
 from sweep.cli.progress_bars import share_bar
-from sweep.commands.prediction import effort_words, time_words
+from sweep.commands.prediction import effort_words, precision_words, time_words
 from sweep.endings import EVENTS
 from sweep.events import Event
 from sweep.planning.prepare import Sweep
@@ -66,7 +66,11 @@ def say_what_is_stored(started: Event, output: Output, prefix: str = "") -> None
 
 
 def say_effort(sweep: Sweep, output: Output) -> None:
-    """Say, if a level of effort was chosen, what it means and how long the run will take."""
+    """Say how much is measured if it is not everything by default: of texts, and, if a level of effort was chosen, what
+    it means and how long the run will take."""
+    words = None if sweep.precision.is_full else precision_words(sweep)
+    if words is not None:
+        output.say(words)
     if sweep.request.effort is not None:
         for line in (effort_words(sweep), time_words(sweep)):
             if line is not None:

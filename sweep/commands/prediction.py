@@ -31,6 +31,14 @@ def time_words(sweep: Sweep) -> str | None:
     )
 
 
+def precision_words(sweep: Sweep) -> str | None:
+    """How much of its texts a sweep measures; None if it measures none."""
+    if sweep.text is None:
+        return None
+    rounds = "" if sweep.precision.is_full else "; --precision full measures all windows"
+    return f"Precision of texts: {sweep.precision}{rounds}."
+
+
 def effort_words(sweep: Sweep) -> str | None:
     """What a level of effort means for this sweep; None for the normal one."""
     effort, windows = sweep.request.effort, sweep.inputs.windows

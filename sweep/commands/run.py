@@ -23,6 +23,7 @@ from sweep.execution.scheduler import Scheduler
 from sweep.jobs.cell import Cell
 from sweep.jobs.projector import ProjectorResult
 from sweep.jobs.text import TextJob
+from sweep.jobs.text_rounds import TextRoundsJob
 from sweep.methods.base import PredictedSize
 from sweep.planning import prepare as planning
 from sweep.planning.input_checks import check_inputs
@@ -93,10 +94,13 @@ def _run_plan(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Event
         with sharing(folder, {file.under(root) for _, file in outputs}) as artefacts:
             todo = cells_to_run(plan.cells, store, root)
             running = {cell.variant for cell in todo}
+            kept = {cell.variant for cell in plan.cells if _may_go_on(cell)}
 
             artefacts.discard(file.under(root) for file in _unneeded_downloads(sweep, todo))
 
             def on_variant_done(name: str) -> None:
+                if name in kept:
+                    return
                 running.discard(name)
                 own = _made_only_for(name, plan.cells, running)
                 artefacts.discard(file.under(root) for cell, file in own if _is_removed_early(sweep, cell))
@@ -156,6 +160,12 @@ def _is_removed_early(sweep: Sweep, cell: Cell) -> bool:
     return keep is Keep.NONE or (keep is None and cell.job.output_is_download)
 
 
+def _may_go_on(cell: Cell) -> bool:
+    """Whether a cell measures a reference on as many windows as other variants will need, so that its model stays to
+    the end of the run."""
+    return isinstance(cell.job, TextRoundsJob) and cell.job.baseline is None
+
+
 def _unneeded_downloads(sweep: Sweep, todo: Sequence[Cell]) -> list[Artefact]:
     """Files that an earlier start of this run downloaded and could not remove."""
     needed = {key for cell in todo for key in (cell.key, *cell.needs)}
@@ -165,7 +175,7 @@ def _unneeded_downloads(sweep: Sweep, todo: Sequence[Cell]) -> list[Artefact]:
 
 def _is_gone(cell: Cell, root: Path) -> bool:
     """Whether a cell downloaded a file that was removed."""
-    return cell.job.output_is_download and cell.output is not None and not cell.output.under(root).exists()
+    return cell.job.output_is_download and not cell.job.output_exists(root)
 
 
 def _made_only_for(variant: str, cells: Sequence[Cell], others: Collection[str]) -> list[tuple[Cell, Artefact]]:

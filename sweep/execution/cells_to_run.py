@@ -58,4 +58,4 @@ def _user_files_intact(cell: Cell, outcomes: Mapping[str, Outcome], root: Path) 
 
 
 def _output_missing(cell: Cell, root: Path) -> bool:
-    return cell.output is not None and not cell.output.under(root).exists()
+    return cell.output is not None and not cell.job.output_exists(root)

@@ -98,7 +98,7 @@ class Scheduler:
         self.emit(Event("started", None, about))
         self._run_waiting()
         while self.last_cells is not None:
-            self._add_with_files(self.last_cells())
+            self._waiting = self._with_makers(self._add_new(self.last_cells()))
             if not self._waiting:
                 break
             self._tell_added(self._waiting)
@@ -125,9 +125,9 @@ class Scheduler:
                     self._handle_answer(answer)
 
     def add(self, cells: Iterable[Cell]) -> None:
-        """Add cells at any time, before those that wait. Cells that were added before or have a stored result are
-        ignored."""
-        added = cells_to_run(self._add_new(cells), self.store, self.root)
+        """Add cells at any time, before those that wait, and the cells that make their files, if those were removed.
+        Cells that were added before or have a stored result are ignored."""
+        added = self._with_makers(self._add_new(cells))
         if added:
             self._waiting = [*added, *self._waiting]
             self._tell_added(added)
@@ -135,10 +135,11 @@ class Scheduler:
     def _tell_added(self, cells: Sequence[Cell]) -> None:
         self.emit(Event("cells_added", None, {"pending": [cell.label for cell in cells]}))
 
-    def _add_with_files(self, cells: Iterable[Cell]) -> None:
-        """Add cells, and the cells that make their files, in case those were removed in the meantime."""
-        added = self._add_new(cells)
-        needed = {key for cell in added for key in cell.needs}
+    def _with_makers(self, added: Sequence[Cell]) -> list[Cell]:
+        """Those of the new cells that have to run, after the cells that make their files, in case those were removed in
+        the meantime."""
+        busy = {cell.key for cell in self._waiting} | {one.key for cells in self._running.values() for one in cells}
+        needed = {key for cell in added for key in cell.needs} - busy - set(self._unfinished)
         makers: list[Cell] = []
         for cell in reversed(self.cells):  # a cell comes before the cells that need it
             if cell.key in needed:
@@ -147,7 +148,7 @@ class Scheduler:
         chosen = cells_to_run([*makers, *added], self.store, self.root)
         for cell in chosen:
             self._ended.pop(cell.key, None)
-        self._waiting += chosen
+        return chosen
 
     def _add_new(self, cells: Iterable[Cell]) -> list[Cell]:
         """Add the cells that are new, and return them."""
@@ -185,9 +186,11 @@ class Scheduler:
         ready = [cell for cell in sorted(self._waiting, key=self._priority) if self._is_ready(cell)]
         if any(cells[0].job.in_background for cells in self._running.values()):
             ready = [cell for cell in ready if not cell.job.exclusive]  # the others need not wait for the download too
-        return self._start_first([cell for cell in ready if not cell.job.in_background]) or self._start_first(
-            [cell for cell in ready if cell.job.in_background and self._may_download(cell)]
-        )
+        here = [cell for cell in ready if not cell.job.in_background]
+        downloads = [cell for cell in ready if cell.job.in_background]
+        if self._start_first(here) or self._start_first([cell for cell in downloads if self._may_download(cell)]):
+            return True
+        return not self._running and self._start_first(downloads)  # the others wait for a file that was removed
 
     def _start_first(self, ready: Sequence[Cell]) -> bool:
         """Start the first of these cells, or skip it if a cell that it needs has no result. Returns whether it was

@@ -125,6 +125,10 @@ class StoredJob(Job[R]):
         """The file or directory that the job writes for other jobs; None if it writes none."""
         return None
 
+    def output_exists(self, root: Path) -> bool:
+        """Whether the job has an output, and all of it is in the workspace's folder `root`."""
+        return self.output is not None and self.output.under(root).exists()
+
     @property
     def reads_items(self) -> ItemsFile | None:
         """The file with the scored items of another job that this one reads. It is written before this job starts."""

@@ -68,8 +68,9 @@ class SweepInputs:
     None if no task has images. `image_references` are the distributions at answers about images that a variant is
     compared with, by task; None: nothing is compared. `other_texts` are measured beside `text`, and `text_references`
     are the distributions that a variant is compared with over them, by the text's identity. `windows` is how many
-    windows of each text are read; None: all. `stop_rule`: texts are measured in rounds, until it is met. `task_rule`:
-    tasks are run in rounds by variants whose reference runs them too, in the cells with the keys `task_references`.
+    windows of each text are read; None: all. `stop_rule`: texts are measured in rounds, until it is met, but those in
+    full whose reference's job has its key in `whole_texts`. `task_rule`: tasks are run in rounds by variants whose
+    reference runs them too, in the cells with the keys `task_references`.
     `measure` are the names of the measurements; empty: all of them.
     `speed_seconds` is the time for repeats of the timings of speed, `depths` are the numbers of tokens after which
     speed is measured too. `draft` drafts tokens, of which is measured how many each variant accepts.
@@ -90,6 +91,7 @@ class SweepInputs:
     text_references: Mapping[str, Baseline] = field(default_factory=dict)
     windows: int | None = None
     stop_rule: StopRule | None = None
+    whole_texts: frozenset[str] = frozenset()
     task_rule: TaskStopRule | None = None
     task_references: Mapping[str, str] = field(default_factory=dict)
     measure: tuple[str, ...] = ()

@@ -49,7 +49,8 @@ def _planned(
         by_itself=inputs.single,
         windows=windows,
     )
-    if inputs.stop_rule is not None:
+    reference = job.key(inputs.resources) if baseline is None else baseline.key
+    if inputs.stop_rule is not None and reference not in inputs.whole_texts:
         job = _in_rounds(job, inputs)
     return PlannedJob(name, job, () if baseline is None or baseline.key is None else (baseline.key,))
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from converters.errors import InputError
 from sweep.artefact import Artefact
@@ -79,6 +79,12 @@ class TextRoundsJob(TextJob):
     def first_round(self) -> Self:
         """The job that the measurement begins with."""
         return replace(self, stop=FIRST_LOOK, at_least=0)
+
+    def output_exists(self, root: Path) -> bool:
+        """Whether the distributions of the last round exist: a round is begun when those before it are written."""
+        folder = None if self.output is None else self.output.under(root)
+        start = 0 if self.stop == FIRST_LOOK else self.stop // 2
+        return folder is not None and any(folder.glob(_round_name(start, "*", "logprobs")))
 
     @property
     def work_units(self) -> int:
@@ -188,5 +194,5 @@ def _round_file(site: Site, folder: Artefact | None, start: int, stop: int, endi
     return None if folder is None else site.path(folder) / _round_name(start, stop, ending)
 
 
-def _round_name(start: int, stop: int, ending: str) -> str:
+def _round_name(start: int, stop: int | Literal["*"], ending: str) -> str:
     return f"{start}-{stop}.{ending}"

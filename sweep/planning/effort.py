@@ -23,12 +23,14 @@ class Extent:
     """What a level of effort means.
 
     `limit` is the number of items per task; None: the default. `all_items`: tasks that have a default limit have none.
-    `text_tokens` is how much of each text is read; None: all. `speed_seconds` is the time for the timings of speed.
+    `text_tokens` is how much of each text is read; None: all. `precision` is the default of --precision.
+    `speed_seconds` is the time for the timings of speed.
     """
 
     limit: int | None = None
     all_items: bool = False
     text_tokens: int | None = None
+    precision: str | None = None
     speed_seconds: float = SPEED_SECONDS
 
     def windows(self, window: int) -> int | None:

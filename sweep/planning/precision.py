@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from converters.errors import InputError
 from presets.advice import advice_rules
@@ -15,7 +16,38 @@ from sweep.statistics.stopping import StopRule
 from sweep.statistics.task_stopping import TaskStopRule
 
 FULL, DECIDE = "full", "decide"
+DEFAULT = "5%"
 MOST_PERCENT = 50.0
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How much of each text a sweep measures: "full", "decide" or a percentage, and, in words, why it is that if the
+    user does not say it."""
+
+    value: str
+    reason: str = ""
+
+    @property
+    def is_full(self) -> bool:
+        return self.value == FULL
+
+    @property
+    def is_default(self) -> bool:
+        return bool(self.reason)
+
+    def __str__(self) -> str:
+        return f"{self.value} ({self.reason})" if self.reason else self.value
+
+
+def chosen_precision(chosen: str | None, *, is_builtin: bool, has_file: bool) -> Precision:
+    """What the user chose, or the default. `is_builtin`: the model is a built-in one, whose texts are short.
+    `has_file`: the reference is a file, which has the windows in the order of the text."""
+    if chosen is not None:
+        return Precision(chosen)
+    if has_file:
+        return Precision(FULL, "the reference is a file")
+    return Precision(FULL, "the default of built-in models") if is_builtin else Precision(DEFAULT, "default")
 
 
 def checked_precision(text: str, where: str) -> str:
@@ -25,24 +57,28 @@ def checked_precision(text: str, where: str) -> str:
     return text
 
 
-def stop_rule(request: Request, variants: Sequence[Variant], file: ReferenceFile | None) -> StopRule | None:
+def stop_rule(
+    precision: Precision, request: Request, variants: Sequence[Variant], file: ReferenceFile | None
+) -> StopRule | None:
     """The rule for the variants of a sweep; None: texts are measured in full. Raises InputError if the reference is a
     file.
 
     Every variant is decided on each bound: the divergence that the advice takes as adequate, or that of --max-kld. The
-    variants are also ordered by their divergence.
+    variants are also ordered by their divergence. The number of decisions is rounded up to a power of 2, so that most
+    sweeps with another variant have the same rule, under which results are stored.
     """
-    if request.precision in (None, FULL):
+    if precision.is_full:
         return None
     if file is not None:
         raise InputError(
-            f"--precision {request.precision}: {file.name} has the text's windows in its order, but windows in random "
+            f"--precision {precision.value}: {file.name} has the text's windows in its order, but windows in random "
             f"order are needed; choose {FULL}, or leave --reference out"
         )
     bounds = (request.max_kld or advice_rules().adequate,)
     compared = _compared(variants)
-    share = None if request.precision == DECIDE else _share(str(request.precision), "--precision")
-    return StopRule(share, bounds, max(1, compared * len(bounds) + compared - 1))
+    share = None if precision.value == DECIDE else _share(precision.value, "--precision")
+    decisions = max(1, compared * len(bounds) + compared - 1)
+    return StopRule(share, bounds, 1 << (decisions - 1).bit_length())
 
 
 def task_stop_rule(variants: Sequence[Variant], tasks: Collection[Task]) -> TaskStopRule:

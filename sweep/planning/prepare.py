@@ -50,9 +50,10 @@ from sweep.planning.model import ResolvedModel, published_model, resolve
 from sweep.planning.needle import with_needle_files
 from sweep.planning.piped_text import is_pipe
 from sweep.planning.planner import PlanSpec, make_plan
-from sweep.planning.precision import stop_rule, task_stop_rule
+from sweep.planning.precision import FULL, Precision, chosen_precision, stop_rule, task_stop_rule
 from sweep.planning.repository import CHECKPOINT_REFERENCE, choose, published_imatrix, published_variants
 from sweep.planning.request import Request
+from sweep.planning.stored_texts import with_stored_texts
 from sweep.planning.tasks import require_known, tasks_for
 from sweep.planning.texts import FoundText, calibration_text, text_only_warning, texts_for
 from sweep.results.plan import Plan, TooLarge
@@ -65,7 +66,8 @@ PUBLISHED = "published"
 
 @dataclass(frozen=True)
 class Sweep:
-    """A plan with what it was made from. `other_texts` are measured beside `text`. `calibration` is the text for int8
+    """A plan with what it was made from. `other_texts` are measured beside `text`, both as far as `precision` says.
+    `calibration` is the text for int8
     recipes. `cannot_run` are the reasons why only the sizes of the plan are of use; none, unless the request is a dry
     run."""
 
@@ -78,6 +80,7 @@ class Sweep:
     workspace: Workspace
     text: FoundText | None
     other_texts: tuple[FoundText, ...]
+    precision: Precision
     calibration: FoundText | None = None
     cannot_run: tuple[str, ...] = ()
 
@@ -95,12 +98,13 @@ def prepare(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
     parse_devices(request.gpu)  # a wrong name is an error before anything is downloaded
     effort = request.effort or chosen.effort
     limits = (request.limit, extent_of(request.effort).limit, chosen.limit, extent_of(effort).limit)
+    precisions = (request.precision, extent_of(request.effort).precision, chosen.precision, extent_of(effort).precision)
     request = replace(
         request,
         tasks=request.tasks or chosen.tasks,
         limit=next((limit for limit in limits if limit is not None), None),
         effort=effort,
-        precision=request.precision or chosen.precision,
+        precision=next((one for one in precisions if one is not None), None),
         ctx=request.ctx or chosen.ctx,
         min_tps=request.min_tps or chosen.target.min_tps,
         max_kld=request.max_kld or chosen.target.max_kld,
@@ -329,6 +333,9 @@ def _plan(
     if text is None and not tasks and set(measure) <= {TEXT, TASKS}:
         raise InputError("there is nothing to measure: --measure names only tasks, and there are none")
     settings = _settings(request, model, file, measures_text=text is not None)
+    precision = Precision(FULL)
+    if not single:
+        precision = chosen_precision(request.precision, is_builtin=model.builtin is not None, has_file=file is not None)
     inputs = SweepInputs(
         origin=origin,
         settings=settings,
@@ -340,7 +347,7 @@ def _plan(
         base_file=None if request.write_base is None else Artefact.of(writable_base_file(request.write_base)),
         calibration=None if read is None else read.file,
         windows=None if file is not None else extent.windows(settings.window),
-        stop_rule=None if single else stop_rule(request, variants, file),
+        stop_rule=None if single else stop_rule(precision, request, variants, file),
         other_texts=tuple(one.file for one in others),
         images=sweep_images(request, model, variants, tasks),
         measure=() if set(measure) == set(measurement_names()) else measure,
@@ -348,7 +355,7 @@ def _plan(
         depths=checked_depths(request.depth, model),
         draft=draft_model(request.draft, settings),
     )
-    if inputs.stop_rule is not None:
+    if inputs.stop_rule is not None and not precision.is_default:
         inputs = replace(inputs, task_rule=task_stop_rule(variants, tasks))
     if weights is not None:
         inputs = replace(inputs, origin=weights.as_origin(inputs))
@@ -369,10 +376,12 @@ def _plan(
         repository,
         request.question,
     )
+    spec, precision = with_stored_texts(spec, precision, workspace)
     reasons = _cannot_run(request, model, parsed)
     return Sweep(
-        make_plan(spec), request, model, inputs.origin, spec.variants, inputs, workspace, text, others, read, reasons
-    )
+        make_plan(spec), request, model, inputs.origin, spec.variants, spec.inputs, workspace, text, others, precision,
+        read, reasons,
+    )  # fmt: skip
 
 
 def _say_what_is_untried(model: ResolvedModel, parsed: Sequence[Variant], say: Callable[[str], None]) -> None:

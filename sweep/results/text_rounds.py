@@ -181,7 +181,8 @@ def _at(plan: Plan, first: Cell, index: int, *, for_order: bool = False) -> Cell
 
 
 def _with_reference(plan: Plan, store: Store, one: _Measured, windows: int, *, for_order: bool = False) -> list[Cell]:
-    """The cell of a variant, after that of its reference, unless the reference has so many windows already."""
+    """The cell of a variant, after that of its reference with so many windows. That one runs again if its distributions
+    are gone."""
     index, last = round_with(windows), round_with(one.result.of_windows)
     own = _at(plan, one.first, index, for_order=for_order)
     name = plan.reference_of(one.first.variant)
@@ -189,6 +190,5 @@ def _with_reference(plan: Plan, store: Store, one: _Measured, windows: int, *, f
     if base is None:
         return [own]
     enough = [_at(plan, base, index) for index in range(index, last + 1)]
-    if any(_result(plan, store, cell) is not None for cell in enough):
-        return [own]
-    return [enough[0], replace(own, optional_needs=(enough[0].key,))]
+    measured = next((cell for cell in enough if _result(plan, store, cell) is not None), enough[0])
+    return [measured, replace(own, optional_needs=(measured.key,))]

@@ -54,7 +54,8 @@ def look_at_least(count: float, total: int) -> int:
 class StopRule:
     """What has to be known of a mean before its measurement stops.
 
-    - `precision`: half the width of its 95 % interval is at most this share of it (0.05: ± 5 %); None: any.
+    - `precision`: half the width of its 95 % interval is at most this share of it (0.05: ± 5 %); None: any. 0: the mean
+      is that of all units.
     - `bounds`: it is known on which side of each of these values it is.
     - `decisions`: how many decisions a run makes, of all variants together; they share the error of 5 %.
     """
@@ -71,13 +72,15 @@ class StopRule:
         """Whether the measurement may stop after these values (n,), of `total` in random order."""
         if len(values) >= total:
             return True
-        if variation(values) > MOST_VARIATION:
+        if variation(values) > MOST_VARIATION or self.precision == 0.0:
             return False
         precise = self.precision is None or half_width(values, ALPHA) <= self.precision
         return precise and all(side(values, bound, self.alpha(total)) for bound in self.bounds)
 
     def next_look(self, values: Array, total: int) -> int:
         """The look at which the rule will probably be met, judged by these values (n,)."""
+        if self.precision == 0.0:
+            return total
         needed = len(values) + 1.0
         cv = variation(values)
         if cv <= MOST_VARIATION:
@@ -89,6 +92,10 @@ class StopRule:
                 wide = _quantile(self.alpha(total), len(values)) * cv
                 needed = max(needed, (wide / distance) ** 2 if distance > 0.0 else math.inf)
         return look_at_least(needed, total)
+
+
+ALL_UNITS = StopRule(precision=0.0)
+"""Nothing stops before all units are measured."""
 
 
 def variation(values: Array) -> float:

@@ -203,6 +203,7 @@ def test_the_reference_can_be_a_file_of_the_user(published: Path, text: Path, tm
     found = planned(quants, tmp_path / "w", text, reference=base)
     assert (found.plan.reference, names(found)) == ("file:base.kld", ["gguf:Q4_K_M"])
     assert found.plan.settings.window == 16
+    assert str(found.precision) == "full (the reference is a file)"
     for wrong, message in (("Q9", "Q9: .* has no such file; it has Q4_K_M"), ("gguf:no.gguf", "there is no such file")):
         with pytest.raises(InputError, match=message):
             planned(quants, tmp_path / "w", text, reference=wrong)

@@ -32,7 +32,7 @@ from sweep.results.progress import RunProgress
 from sweep.results.records import records
 from sweep.results.store import Outcome, Store
 from sweep.results.text_rounds import possible_rounds, rounds_for_order
-from sweep.statistics.stopping import StopRule, looks
+from sweep.statistics.stopping import ALL_UNITS, StopRule, looks
 
 WINDOW, RESOURCES = 128, ComputeResources(1)
 SETTINGS = Settings(window=WINDOW, ctx=512, batch=512, ubatch=256)
@@ -161,8 +161,7 @@ def test_an_interrupted_run_ends_with_the_same_figures_and_more_precision_goes_o
     rows, _ = run(root, plan)
     assert len(decoded) == len(set(decoded))
     assert run(root, plan)[1][-1].event == "started"  # nothing is left to do
-    more = plan_for(root, StopRule(precision=0.001))
-    full, _ = run(root, more)
+    full, _ = run(root, plan_for(root, ALL_UNITS))
     assert all(row.stopping["text"].samples == row.stopping["text"].of for row in full)
     assert len(decoded) == len(set(decoded)) == len(NAMES) * full[0].stopping["text"].of
 
@@ -210,3 +209,18 @@ def test_figures_of_different_numbers_of_windows_are_compared_over_the_shared_on
         ratio = np.exp(row.samples["nll"].values.mean() - reference.samples["nll"].values[:shared].mean())
         assert row.divergence.perplexity_ratio == pytest.approx(ratio, rel=1e-4)
         assert row.perplexity.value == pytest.approx(reference.perplexity.value * ratio, rel=1e-4)
+
+
+def test_distributions_that_are_gone_are_made_again_when_a_variant_needs_them(
+    root: Path, decoded: list[tuple[str, bytes]]
+) -> None:
+    run(root, plan_for(root, StopRule(precision=0.2)))
+    before = len(decoded)
+    for folder in (root / "artefacts" / "m").glob("rounds-*.logprobs"):
+        shutil.rmtree(folder)  # as --keep none does
+    rows, _ = run(root, plan_for(root, ALL_UNITS))
+    total = rows[0].stopping["text"].of
+    assert all(row.stopping["text"].samples == total and row.status == "ok" for row in rows)
+    assert sum(path.endswith("BF16.gguf") for path, _ in decoded[before:]) == total
+    variants = [one for one in decoded if not one[0].endswith("BF16.gguf")]
+    assert len(variants) == len(set(variants)) == (len(NAMES) - 1) * total

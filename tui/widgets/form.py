@@ -67,7 +67,7 @@ GROUPS = (
         (
             OptionField("measure", "measure", "the preset's, or all"),
             OptionField("effort", "effort", "normal"),
-            OptionField("precision", "precision of texts", "full"),
+            OptionField("precision", "precision of texts", "5%; built-in models: full"),
             OptionField("depth", "speed at depth", "0"),
             OptionField("speed_seconds", "seconds for speed", "10"),
         ),
@@ -207,6 +207,7 @@ def placeholders(plan: Mapping[str, Any], typed: Mapping[str, str]) -> dict[str,
     settings, tasks = plan["settings"], plan["tasks"]
     known = {
         "measure": ", ".join(plan.get("measure", ())),
+        "precision": _with_reason(plan.get("precision"), plan.get("precision_reason")),
         "tasks": ", ".join(tasks) or "none",
         "limit": _shared(tasks.values()),
         "perplexity": plan["text"],
@@ -216,6 +217,10 @@ def placeholders(plan: Mapping[str, Any], typed: Mapping[str, str]) -> dict[str,
         "kv_type": settings["kv_type"],
     }
     return {name: value for name, value in known.items() if not typed.get(name, "").strip()}
+
+
+def _with_reason(value: str | None, reason: str | None) -> str:
+    return f"{value} ({reason})" if value and reason else value or ""
 
 
 def _shared(words: Iterable[str]) -> str:

@@ -410,9 +410,13 @@ def test_cells_with_the_same_key_fail_together(tmp_path: Path) -> None:
     }
 
 
-def test_a_file_that_was_removed_meanwhile_is_made_again_for_last_cells(tmp_path: Path) -> None:
+def test_a_file_that_was_removed_meanwhile_is_made_again_for_added_cells(tmp_path: Path) -> None:
     """Although a cell with its key has ended in this run."""
-    made = cell(Preparation("file", file="f"))
+    made, first = cell(Preparation("file", file="f")), cell(Step("first"), needs=["file"])
     again = cell(Step("again"), needs=["file"])
-    executor, _, _ = run_cells(tmp_path, [made], last_cells=lambda: [again])
+    for folder in ("last", "next"):
+        (tmp_path / folder).mkdir()
+    executor, _, _ = run_cells(tmp_path / "last", [made], last_cells=lambda: [again])
     assert executor.names == [["file"], ["file"], ["again"]]
+    executor, _, _ = run_cells(tmp_path / "next", [made, first], next_cells=lambda ended, _: [again][ended != first :])
+    assert executor.names == [["file"], ["first"], ["file"], ["again"]]
