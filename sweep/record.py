@@ -287,6 +287,8 @@ class MeasuredText:
       (None in results of earlier versions).
     - `window` and `stride` are in tokens; a `stride` of None means that windows do not overlap.
     - `reference_model` is a hash of the model that KL divergence is measured from; None if there is none.
+    - `text_windows_sha256`: a hash of the windows in the order of the text, if they were measured in random order;
+      `windows_sha256` is then one of them in that order.
     """
 
     name: str
@@ -295,6 +297,7 @@ class MeasuredText:
     stride: int | None = None
     windows_sha256: str | None = None
     reference_model: str | None = None
+    text_windows_sha256: str | None = None
 
 
 @dataclass(frozen=True)

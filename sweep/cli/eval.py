@@ -14,6 +14,8 @@ Measure a GGUF file on the tasks of the list reasoning:
   $ sweep eval model-Q4_K_M.gguf --tasks reasoning --limit 50
 Measure only the perplexity of a model at one quant:
   $ sweep eval micro --quant Q4_K_M --perplexity text.txt
+The same, until the perplexity is known to within 2 percent:
+  $ sweep eval micro --quant Q4_K_M --perplexity text.txt --precision 2%
 Measure only speed, also with 4,096 tokens in the context:
   $ sweep eval model-Q4_K_M.gguf --measure speed --depth 4096
 Write the log-probabilities of the unquantized model, to compare with later:

@@ -356,6 +356,15 @@ _PRECISION = _option(
     "if the reference's whole text is stored",
     metavar="full|decide|PERCENT",
 )
+_EVAL_PRECISION = _option(
+    Panel.MEASUREMENTS,
+    "precision",
+    str | None,
+    "How much of each text to measure: full measures all of it; 2% takes windows in random order until the 95 percent "
+    "interval of the perplexity is at most 2 percent to either side. It cannot be combined with --write-base.",
+    show_default="full",
+    metavar="full|PERCENT",
+)
 _IMAGES = (
     _option(
         Panel.MEASUREMENTS,
@@ -509,6 +518,6 @@ SWEEP = (
 """The options of `sweep run`, which are the same for each of its models."""
 RUN = (_MODEL, *SWEEP)
 EVAL = (
-    _EVALUATED, _QUANT, *_measure("what the other options name, otherwise all"), *_TASKS, *_IMAGES, *_EVAL_TEXT,
-    _CONTEXT, _EVAL_CACHE, *_PLACEMENT, *_EXECUTION, _BASE_FILE, _FORCE, _WORKSPACE,
+    _EVALUATED, _QUANT, _EVAL_PRECISION, *_measure("what the other options name, otherwise all"), *_TASKS, *_IMAGES,
+    *_EVAL_TEXT, _CONTEXT, _EVAL_CACHE, *_PLACEMENT, *_EXECUTION, _BASE_FILE, _FORCE, _WORKSPACE,
 )  # fmt: skip

@@ -67,7 +67,7 @@ def _in_rounds(job: TextJob, inputs: SweepInputs) -> TextRoundsJob:
         distributions=None if job.distributions is None else inputs.artefact(f"{folder}.logprobs"),
         windows=job.windows,
         positions=inputs.artefact(f"{folder}.positions"),
-        rule=None if job.baseline is None else inputs.stop_rule,
+        rule=None if job.baseline is None and not inputs.single else inputs.stop_rule,
     )
 
 

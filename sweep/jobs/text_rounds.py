@@ -1,4 +1,5 @@
-"""The job that measures a text in rounds, on windows in random order, until enough is known of the divergence.
+"""The job that measures a text in rounds, on windows in random order, until enough is known: of the divergence, or, of
+a model that is compared with nothing, of the perplexity.
 
 The reference decodes the windows of each round and writes their distributions. A variant goes through the rounds that
 the reference has written, and stops after the first one that meets its rule (see sweep.statistics.stopping). If none
@@ -16,12 +17,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import numpy as np
+
 from converters.errors import InputError
 from sweep.artefact import Artefact
 from sweep.jobs.base import Site
 from sweep.jobs.settings import ComputeResources
 from sweep.jobs.text import TextJob, TextResult, part_identity
-from sweep.statistics.stopping import FIRST_LOOK, StopRule, looks
+from sweep.statistics.stopping import FIRST_LOOK, Array, StopRule, looks
 
 if TYPE_CHECKING:
     from sweep.backends.base import Backend
@@ -36,18 +39,20 @@ class TextRoundsResult(TextResult):
 
     `next_look` is how many windows the measurement has to go on to; None if it is finished. `windows_sha256` is a hash
     of all windows of the text in this order, so of two results with the same hash the shorter one has the first windows
-    of the longer one.
+    of the longer one. `text_sha256` is that of all windows in the order of the text, which TextResult has; None in
+    results of earlier versions.
     """
 
     windows: int = 0
     of_windows: int = 0
     next_look: int | None = None
+    text_sha256: str | None = None
 
 
 @dataclass(frozen=True)
 class TextRoundsJob(TextJob):
     """Measure a text on at least `at_least` and at most `stop` windows in random order, until `rule` is met. Without a
-    rule, which the reference does not have, `stop` windows are measured.
+    rule, which a reference does not have, `stop` windows are measured.
 
     `reference` and `distributions` are folders with a file of distributions for each round, `positions` is the folder
     for the figures of every position.
@@ -76,6 +81,11 @@ class TextRoundsJob(TextJob):
         }
 
     @property
+    def in_full(self) -> TextJob:
+        """The job that measures the whole text in its order."""
+        return TextJob(self.model, self.text, self.baseline, self.reference, windows=self.windows)
+
+    @property
     def first_round(self) -> Self:
         """The job that the measurement begins with."""
         return replace(self, stop=FIRST_LOOK, at_least=0)
@@ -95,7 +105,8 @@ class TextRoundsJob(TextJob):
         from sweep.measure.text_measurement import TextMeasurement, measure_text
 
         backend = site.open(self.model)
-        windows = self.cut_windows(site, backend).in_random_order()
+        text = self.cut_windows(site, backend)
+        windows = text.in_random_order()
         total = len(windows.tokens)
         incomplete_reason, next_look = None, None
         try:
@@ -107,8 +118,9 @@ class TextRoundsJob(TextJob):
             found = measure_text(backend, windows.head(self.stop), **options)  # raises if the model is to blame
             measured = found.positions
             incomplete_reason = f"no divergence: {error}"
-        if self.rule is not None and measured.divergence is not None and not self._is_enough(measured, total):
-            next_look = self.rule.next_look(measured.divergence.kld.mean(axis=1), total)
+        values = self._values(measured)
+        if self.rule is not None and values is not None and not self._is_enough(measured, total):
+            next_look = self.rule.next_look(values, total)
         figures = TextMeasurement(measured)
         return TextRoundsResult(
             perplexity=figures.perplexity,
@@ -119,6 +131,7 @@ class TextRoundsJob(TextJob):
             windows=measured.windows,
             of_windows=total,
             next_look=next_look,
+            text_sha256=text.sha256,
         )
 
     def _measure_rounds(self, site: Site, backend: Backend, windows: Windows) -> TextPositions:
@@ -161,9 +174,16 @@ class TextRoundsJob(TextJob):
         )
 
     def _is_enough(self, measured: TextPositions, total: int) -> bool:
-        if self.rule is None or measured.divergence is None or measured.windows < min(self.at_least, total):
+        values = self._values(measured)
+        if self.rule is None or values is None or measured.windows < min(self.at_least, total):
             return False
-        return self.rule.is_met(measured.divergence.kld.mean(axis=1), total)
+        return self.rule.is_met(values, total)
+
+    def _values(self, measured: TextPositions) -> Array | None:
+        """A value for each window, of whose mean enough has to be known. None if a variant has no divergence."""
+        if measured.divergence is not None:
+            return measured.divergence.kld.mean(axis=1)
+        return linear_perplexities(measured.nll.mean(axis=1)) if self.baseline is None else None
 
     def _noise_floor(self, site: Site, backend: Backend, windows: Windows) -> NoiseFloor | None:
         """That of the reference, from windows of its first round. It is measured once."""
@@ -184,6 +204,14 @@ class TextRoundsJob(TextJob):
         floor = noise_floor(backend, windows.head(first), known, n_windows=count, threads=site.resources.threads)
         write_text(kept, json.dumps(serialization.to_json(floor)))
         return floor
+
+
+def linear_perplexities(nll: Array) -> Array:
+    """Values (n,) whose mean is the perplexity exp(mean(nll)), from the mean negative log-likelihoods of windows (n,).
+    The share that half the interval of their mean is of it is the same as that of the perplexity, by the delta
+    method."""
+    mean = nll.mean()
+    return np.exp(mean) * (1.0 + nll - mean)
 
 
 def _report(site: Site, start: int, goal: int, done: int, _total: int) -> None:

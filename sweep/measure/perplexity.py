@@ -21,6 +21,7 @@ from converters.errors import InputError
 from sweep import statistics
 from sweep.backends.base import Backend, Tokens
 from sweep.measure.text_results import PerplexityResult
+from sweep.statistics.stopping import random_order
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Windows:
 
     def in_random_order(self) -> Windows:
         """All windows in an order that only their content decides, so that it is the same for every model."""
-        return self._picked(np.random.default_rng(int(self.sha256, 16)).permutation(len(self.tokens)))
+        return self._picked(random_order(self.sha256, len(self.tokens)))
 
     def _picked(self, which: slice | NDArray[np.intp]) -> Windows:
         heads = None if self.heads is None else self.heads[which]

@@ -81,6 +81,17 @@ def stop_rule(
     return StopRule(share, bounds, 1 << (decisions - 1).bit_length())
 
 
+def rule_alone(precision: Precision) -> StopRule | None:
+    """The rule for a model that is compared with nothing: the 95 % interval of its perplexity has at most this width;
+    None: texts are measured in full. Raises InputError for "decide"."""
+    if precision.value == DECIDE:
+        raise InputError(
+            f"--precision {DECIDE}: `sweep eval` compares nothing, so there is nothing to decide; choose {FULL}, or a "
+            "precision of the perplexity such as 2%"
+        )
+    return None if precision.is_full else StopRule(_share(precision.value, "--precision"))
+
+
 def task_stop_rule(variants: Sequence[Variant], tasks: Collection[Task]) -> TaskStopRule:
     """The rule for the tasks of a sweep whose texts stop by a rule."""
     return TaskStopRule(max(1, _compared(variants) * len(tasks)))

@@ -50,7 +50,15 @@ from sweep.planning.model import ResolvedModel, published_model, resolve
 from sweep.planning.needle import with_needle_files
 from sweep.planning.piped_text import is_pipe
 from sweep.planning.planner import PlanSpec, make_plan
-from sweep.planning.precision import FULL, Precision, chosen_precision, stop_rule, task_stop_rule
+from sweep.planning.precision import (
+    FULL,
+    Precision,
+    checked_precision,
+    chosen_precision,
+    rule_alone,
+    stop_rule,
+    task_stop_rule,
+)
 from sweep.planning.repository import CHECKPOINT_REFERENCE, choose, published_imatrix, published_variants
 from sweep.planning.request import Request
 from sweep.planning.stored_texts import with_stored_texts
@@ -96,6 +104,7 @@ def prepare(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
     """Plan a sweep. Nothing is written except the workspace's folder. Raises InputError for any bad input."""
     chosen = preset.load(request.preset)
     parse_devices(request.gpu)  # a wrong name is an error before anything is downloaded
+    checked_precision(request.precision or FULL, "--precision")
     effort = request.effort or chosen.effort
     limits = (request.limit, extent_of(request.effort).limit, chosen.limit, extent_of(effort).limit)
     precisions = (request.precision, extent_of(request.effort).precision, chosen.precision, extent_of(effort).precision)
@@ -194,6 +203,7 @@ def prepare_single(request: Request, say: Callable[[str], None], host: Host) -> 
     See `measured_alone` for what is measured. Raises InputError.
     """
     is_file = Path(request.model).suffix == ".gguf"
+    rule_alone(Precision(request.precision or FULL))  # a mistake is an error before anything is downloaded
     if is_file and request.quant is not None:
         raise InputError(f"{request.model}: a GGUF file is measured as it is; --quant is for checkpoints")
     parsed = _parse_variants(
@@ -207,6 +217,11 @@ def prepare_single(request: Request, say: Callable[[str], None], host: Host) -> 
     if request.write_base is not None and not request.kv_type.is_default:
         raise InputError(
             "--write-base: what others are compared with is measured with an f16 cache; leave --kv-type out"
+        )
+    if request.write_base is not None and request.precision not in (None, FULL):
+        raise InputError(
+            f"--write-base: llama.cpp's base files have all windows of a text in its order; leave --precision "
+            f"{request.precision} out"
         )
     if request.write_base is not None and request.stride is not None:
         raise InputError("--write-base: llama.cpp's base files have windows end to end; leave --stride out")
@@ -333,9 +348,12 @@ def _plan(
     if text is None and not tasks and set(measure) <= {TEXT, TASKS}:
         raise InputError("there is nothing to measure: --measure names only tasks, and there are none")
     settings = _settings(request, model, file, measures_text=text is not None)
-    precision = Precision(FULL)
-    if not single:
+    if single:
+        precision = Precision(request.precision or FULL)
+        rule = rule_alone(precision)
+    else:
         precision = chosen_precision(request.precision, is_builtin=model.builtin is not None, has_file=file is not None)
+        rule = stop_rule(precision, request, variants, file)
     inputs = SweepInputs(
         origin=origin,
         settings=settings,
@@ -347,7 +365,7 @@ def _plan(
         base_file=None if request.write_base is None else Artefact.of(writable_base_file(request.write_base)),
         calibration=None if read is None else read.file,
         windows=None if file is not None else extent.windows(settings.window),
-        stop_rule=None if single else stop_rule(precision, request, variants, file),
+        stop_rule=rule,
         other_texts=tuple(one.file for one in others),
         images=sweep_images(request, model, variants, tasks),
         measure=() if set(measure) == set(measurement_names()) else measure,
@@ -355,7 +373,7 @@ def _plan(
         depths=checked_depths(request.depth, model),
         draft=draft_model(request.draft, settings),
     )
-    if inputs.stop_rule is not None and not precision.is_default:
+    if inputs.stop_rule is not None and not (single or precision.is_default):
         inputs = replace(inputs, task_rule=task_stop_rule(variants, tasks))
     if weights is not None:
         inputs = replace(inputs, origin=weights.as_origin(inputs))

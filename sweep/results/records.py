@@ -28,7 +28,7 @@ from sweep.jobs.task import TaskResult
 from sweep.jobs.task_rounds import TaskRoundsJob, TaskRoundsResult
 from sweep.jobs.text import TextJob, TextResult
 from sweep.jobs.text_plan import cell_name
-from sweep.jobs.text_rounds import TextRoundsJob
+from sweep.jobs.text_rounds import TextRoundsJob, TextRoundsResult
 from sweep.measure.text_results import DivergenceResult, PerplexityResult
 from sweep.methods.registry import method
 from sweep.record import (
@@ -268,6 +268,7 @@ def _measured_text(cells: Sequence[Cell], name: str, run: _RunResults) -> Measur
         stride=settings.stride,
         windows_sha256=None if result is None else result.windows_sha256,
         reference_model=_reference_model(run.plan, cells[0].variant),
+        text_windows_sha256=result.text_sha256 if isinstance(result, TextRoundsResult) else None,
     )
 
 
@@ -354,7 +355,7 @@ def _stopping(cells: Sequence[Cell], run: _RunResults) -> dict[str, Stopping]:
         if result is None or run.outcomes[cell.key].status != "ok":
             continue
         if isinstance(cell.job, TextRoundsJob):
-            found[cell.name] = Stopping(result.windows, result.of_windows, why_stopped(cell.job.rule, result))
+            found[cell.name] = Stopping(result.windows, result.of_windows, why_stopped(cell.job, result))
         if isinstance(cell.job, TaskRoundsJob):
             found[cell.name] = Stopping(result.n, max(result.n, result.of_items), result.ending)
     return found
@@ -458,18 +459,21 @@ def _divergence(result: DivergenceResult | None, reference: TextResult | None) -
     return replace(result.figures, noise_floor=None if floor is None else floor.kld_mean)
 
 
-def reference_units(plan: Plan, variant: str, name: str = "text") -> str | None:
+def reference_units(plan: Plan, variant: str, name: str = "text", *, in_any_order: bool = False) -> str | None:
     """A name for a variant's reference and the scored windows of the text of cells with this name. If it is equal for
     two variants, their divergences can be compared window by window.
 
-    It is the key of the reference's first text cell, or the path of a reference file. None if there is no text.
+    It is the key of the reference's first text cell, or the path of a reference file. None if there is no text. With
+    `in_any_order` it is the same for windows in the order of the text and in random order.
     """
     jobs = {cell.variant: (cell.key, cell.job) for cell in plan.cells if cell.name == name}
     texts = {variant: (key, job) for variant, (key, job) in jobs.items() if isinstance(job, TextJob)}
     reference = plan.reference_of(variant)
     if reference in texts:
         key, job = texts[reference]
-        return job.first_round.key(plan.resources) if isinstance(job, TextRoundsJob) else key
+        if isinstance(job, TextRoundsJob):
+            return (job.in_full if in_any_order else job.first_round).key(plan.resources)
+        return key
     if variant not in texts:
         return None
     file = texts[variant][1].reference

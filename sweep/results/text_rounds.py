@@ -20,13 +20,12 @@ from presets.advice import advice_rules
 from sweep.endings import Ending
 from sweep.jobs.base import Result
 from sweep.jobs.cell import Cell
-from sweep.jobs.text_rounds import TextRoundsJob, TextRoundsResult
+from sweep.jobs.text_rounds import TextRoundsJob, TextRoundsResult, linear_perplexities
 from sweep.results.plan import Plan
 from sweep.results.store import Store
 from sweep.statistics import ALPHA
 from sweep.statistics.stopping import (
     FIRST_LOOK,
-    StopRule,
     half_width,
     look_at_least,
     order_is_known,
@@ -82,20 +81,25 @@ def rounds_for_order(plan: Plan, store: Store) -> list[Cell]:
     return [cell for one, goal in more.values() for cell in _with_reference(plan, store, one, goal, for_order=True)]
 
 
-def why_stopped(rule: StopRule | None, result: TextRoundsResult) -> str:
+def why_stopped(job: TextRoundsJob, result: TextRoundsResult) -> str:
     """Why no more windows were measured, in words; empty if more have to be."""
+    rule, is_compared = job.rule, job.baseline is not None
     if result.next_look is not None:
         return ""
     if rule is None:
         return "as many as a variant needed"
-    if result.divergence is None:
+    total = result.of_windows
+    if result.divergence is not None:
+        values = np.array(result.divergence.window_kld)
+    elif is_compared:
         return "no divergence"
-    klds, total = np.array(result.divergence.window_kld), result.of_windows
-    sides = [(side(klds, bound, rule.alpha(total)), bound) for bound in rule.bounds]
+    else:
+        values = linear_perplexities(np.array(result.perplexity.window_nll))
+    sides = [(side(values, bound, rule.alpha(total)), bound) for bound in rule.bounds]
     known = [f"{'under' if which < 0 else 'above'} {bound:g} nats" for which, bound in sides if which]
     if result.windows >= total:
         return ", ".join(["all windows", *known])
-    return ", ".join([*known, *([] if rule.precision is None else [f"± {100 * half_width(klds, ALPHA):.1f} %"])])
+    return ", ".join([*known, *([] if rule.precision is None else [f"± {100 * half_width(values, ALPHA):.1f} %"])])
 
 
 def _is_order_known(pair: tuple[_Measured, _Measured], windows: int) -> bool:
@@ -186,6 +190,8 @@ def _with_reference(plan: Plan, store: Store, one: _Measured, windows: int, *, f
     index, last = round_with(windows), round_with(one.result.of_windows)
     own = _at(plan, one.first, index, for_order=for_order)
     name = plan.reference_of(one.first.variant)
+    if name == one.first.variant:
+        return [own]
     base = next((cell for cell in _first_cells(plan) if (cell.variant, cell.name) == (name, one.first.name)), None)
     if base is None:
         return [own]

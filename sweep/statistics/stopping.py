@@ -40,6 +40,11 @@ def looks(total: int) -> tuple[int, ...]:
     return (*found, total)
 
 
+def random_order(sha256: str, n: int) -> NDArray[np.intp]:
+    """An order of n units that only their content decides, of which `sha256` is a hash."""
+    return np.random.default_rng(int(sha256, 16)).permutation(n)
+
+
 def round_with(count: int) -> int:
     """The number of the round, from 0, that ends with `count` units or more if there are so many."""
     return max(0, math.ceil(math.log2(count / FIRST_LOOK)))

@@ -13,7 +13,7 @@ import presets
 from sweep.commands.run import prepare
 from sweep.jobs.cell import Cell
 from sweep.jobs.text import TextJob, TextResult
-from sweep.jobs.text_rounds import TextRoundsJob, TextRoundsResult
+from sweep.jobs.text_rounds import TextRoundsJob
 from sweep.measure.text_results import PerplexityResult
 from sweep.planning.effort import Effort
 from sweep.planning.prepare import Sweep
@@ -84,9 +84,13 @@ def test_by_default_results_of_whole_texts_are_used(checkpoint: Path, tmp_path: 
 def test_a_sweep_that_measures_everything_goes_on_from_stored_rounds(checkpoint: Path, tmp_path: Path) -> None:
     workspace, other = tmp_path / "w", tmp_path / "other.txt"
     other.write_bytes(MICRO.text.read_bytes()[:20_000])
-    first = texts(planned(checkpoint, workspace))[0]
-    with Store(workspace / "sweep.db") as store:
-        store.put(first.key, Outcome.of(TextRoundsResult(PERPLEXITY, windows=32, of_windows=100), 1.0))
+    sweep = planned(checkpoint, workspace)
+    first = texts(sweep)[0].job
+    with Store(sweep.workspace.database):
+        pass  # it exists now
+    assert isinstance(first, TextRoundsJob)
+    assert first.positions is not None
+    first.positions.under(workspace).mkdir(parents=True)
     full = planned(checkpoint, workspace, precision="full", perplexity=(MICRO.text, other))
     jobs = {cell.label: cell.job for cell in texts(full)}
     rules = {label: job.rule for label, job in jobs.items() if isinstance(job, TextRoundsJob)}

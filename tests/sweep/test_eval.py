@@ -111,6 +111,23 @@ def test_a_base_file_is_written_to_the_given_path(file: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_a_perplexity_is_measured_until_it_is_precise(file: Path, tmp_path: Path) -> None:
+    options = ["--perplexity", MICRO.text, "--window", "64", "--workspace", tmp_path / "w", "--format", "json"]
+    few, many, full = (record(sweep("eval", file, *options, "--precision", to)) for to in ("5%", "2%", "full"))
+    samples, of = ([one["stopping"]["text"][name] for one in (few, many, full)] for name in ("samples", "of"))
+    assert samples[0] < samples[1] < samples[2] == of[0] == of[1] == of[2]
+    for one, most in ((few, 5.0), (many, 2.0)):
+        stopped = one["stopping"]["text"]["stopped"]
+        assert float(stopped.removeprefix("± ").removesuffix(" %")) <= most
+        low, value, high = (one["perplexity"][name] for name in ("low", "value", "high"))
+        assert (high - low) / 2 / value == pytest.approx(most / 100, abs=most / 100)
+        assert low < full["perplexity"]["value"] < high
+    assert full["stopping"]["text"]["stopped"] == "all windows"
+    whole = record(sweep("eval", file, *options[:-4], "--workspace", tmp_path / "other", "--format", "json"))
+    assert whole["stopping"] == {}
+    assert whole["perplexity"]["value"] == pytest.approx(full["perplexity"]["value"], rel=1e-4)
+
+
 def test_a_limit_on_answers_repeats_only_tasks_that_generate(file: Path, tmp_path: Path) -> None:
     arguments = ["eval", file, "--tasks", "micro_facts,micro_form", "--limit", "2", "--workspace", tmp_path]
     arguments += ["--format", "json"]
@@ -135,6 +152,8 @@ def test_input_that_cannot_be_measured_gives_one_line(file: Path, tmp_path: Path
         "there is no such": [tmp_path / "absent.gguf"],
         "give one with --perplexity": [file, "--tasks", "boolq", "--write-base", tmp_path / "base.kld"],
         "leave --stride out": [file, "--stride", "100", "--write-base", tmp_path / "base.kld"],
+        "leave --precision 2% out": [file, "--precision", "2%", "--write-base", tmp_path / "base.kld"],
+        "so there is nothing to decide; choose full": [file, "--precision", "decide"],
         "exists and is not a base file": [file, "--write-base", file],
     }
     for message, arguments in cases.items():
