@@ -13,6 +13,7 @@ from pathlib import PurePath
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from converters.errors import InputError
 from sweep.analysis.differences import Comparison, LossDifference, Side, TaskDifference, TextDifference
@@ -20,7 +21,8 @@ from sweep.endings import Ending
 from sweep.items import Item
 from sweep.jobs.cell import Cell
 from sweep.jobs.task import TaskJob, TaskResult
-from sweep.jobs.text import TextJob
+from sweep.jobs.text import TextJob, TextResult
+from sweep.jobs.text_rounds import TextRoundsResult
 from sweep.results import paired_items
 from sweep.results.history import find_variant
 from sweep.results.plan import Plan
@@ -28,6 +30,7 @@ from sweep.results.records import reference_units
 from sweep.results.store import Outcome, Store
 from sweep.results.text_rounds import with_last_rounds
 from sweep.statistics import PairedDifference, compare_differences, flips, holm
+from sweep.statistics.stopping import random_order
 from sweep.workspace import Workspace
 
 _Difference = TypeVar("_Difference", TaskDifference, LossDifference, TextDifference)
@@ -84,7 +87,7 @@ class _ComparedRun:
 
     def reference(self, variant: str, name: str) -> str | None:
         """Identifies the reference and the windows of a variant's divergence on a text. None without the text."""
-        return reference_units(self.plan, variant, name)
+        return reference_units(self.plan, variant, name, in_any_order=True)
 
     @property
     def model(self) -> str:
@@ -356,30 +359,61 @@ def _one_text(
         if not _is_comparable(a, b, pair, names, notes):
             continue
         first, second = a.result(pair[0], names[0]), b.result(pair[1], names[1])
-        before, after = first.perplexity.window_nll, second.perplexity.window_nll
-        same_windows = first.windows_sha256 is not None and first.windows_sha256 == second.windows_sha256
-        if same_windows:  # one may have been measured on fewer, if enough was known
-            shared = min(len(before), len(after))
-            before, after = before[:shared], after[:shared]
-        proven = (same_reference or same_windows) and len(before) == len(after)
-        if proven:
-            yield _text_difference(pair, "perplexity", before, after, text)
+        shared = _shared_windows(first, second, same_reference=same_reference)
+        if shared is not None:
+            if any(len(own) < len(one.perplexity.window_nll) for own, one in zip(shared, (first, second), strict=True)):
+                what = f"Compared over the {len(shared[0]):,} windows that both measured"
+                notes.add_figure(what, pair[0], names[0])
+            nlls = [one.perplexity.window_nll for one in (first, second)]
+            yield _text_difference(pair, "perplexity", *_picked(nlls, shared), text)
         else:
             notes.add("Perplexity is not compared: it is not certain that both runs scored the same tokens.")
         if first.divergence is None and second.divergence is None:
             continue
         if not same_reference:
             notes.add(_other_reference(a, b, pair))
-        elif proven and first.divergence is not None and second.divergence is not None:  # a reference has none
-            before, after = (one.divergence.window_kld[: len(before)] for one in (first, second))
-            yield _text_difference(pair, "divergence", before, after, text)
+        elif shared is not None and first.divergence is not None and second.divergence is not None:
+            klds = [one.divergence.window_kld for one in (first, second)]  # a reference has none
+            yield _text_difference(pair, "divergence", *_picked(klds, shared), text)
+
+
+def _shared_windows(
+    first: TextResult, second: TextResult, *, same_reference: bool
+) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
+    """The numbers of the windows that both results have, in the same order; None if it is not certain that they have
+    the same ones. One may have fewer, if enough was known, and in another order."""
+    counts = [len(one.perplexity.window_nll) for one in (first, second)]
+    in_rounds = [isinstance(one, TextRoundsResult) for one in (first, second)]
+    if first.windows_sha256 is not None and first.windows_sha256 == second.windows_sha256:
+        orders = [np.arange(count) for count in counts]
+    elif in_rounds[0] != in_rounds[1]:
+        hashes = [
+            one.text_sha256 if isinstance(one, TextRoundsResult) else one.windows_sha256 for one in (first, second)
+        ]
+        if hashes[0] is None or hashes[0] != hashes[1]:
+            return None
+        orders = [
+            np.arange(count) if rounds else random_order(hashes[0], count)
+            for count, rounds in zip(counts, in_rounds, strict=True)
+        ]
+    elif same_reference and counts[0] == counts[1]:  # results of earlier versions have no hash
+        orders = [np.arange(count) for count in counts]
+    else:
+        return None
+    return orders[0][: min(counts)], orders[1][: min(counts)]
+
+
+def _picked(
+    values: Sequence[Sequence[float]], shared: tuple[NDArray[np.intp], NDArray[np.intp]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    first, second = (np.array(own)[which] for own, which in zip(values, shared, strict=True))
+    return first, second
 
 
 def _text_difference(
-    pair: tuple[str, str], figure: str, windows_a: Sequence[float], windows_b: Sequence[float], text: str
+    pair: tuple[str, str], figure: str, before: NDArray[np.float64], after: NDArray[np.float64], text: str
 ) -> TextDifference:
     """From the means of the windows, which all have the same number of tokens."""
-    before, after = np.array(windows_a), np.array(windows_b)
     a, b = (float(np.exp(row.mean()) if figure == "perplexity" else row.mean()) for row in (before, after))
     return TextDifference(*pair, figure, a, b, compare_differences(after - before), p_holm=1.0, text=text)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import hypot, sqrt
+from math import exp, hypot, sqrt
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from converters.errors import InputError
 from sweep.analysis.record_files import SOURCES, RecordSet, SharedRecord, SharedText
 from sweep.record import Samples
 from sweep.statistics import PairedDifference, compare_differences
+from sweep.statistics.stopping import random_order
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,9 @@ def compare_records(a: RecordSet, b: RecordSet, pairs: Sequence[tuple[str, str]]
         own, other = a.records[first], b.records[second]
         name = first if first == second else f"{first} and {second}"
         for text, against_text in _shared_texts(own, other):
-            differences += _text_differences(name, text, against_text, text.name if several else None)
+            found, left_out = _text_differences(name, text, against_text, text.name if several else None)
+            differences += found
+            notes |= dict.fromkeys(left_out)
         notes |= dict.fromkeys(_texts_of_one_side(own, other))
         for task, score in own.tasks.items():
             against = other.tasks.get(task)
@@ -112,17 +115,38 @@ def _texts_of_one_side(own: SharedRecord, other: SharedRecord) -> list[str]:
     return notes
 
 
-def _text_differences(variant: str, own: SharedText, other: SharedText, name: str | None) -> list[SharedDifference]:
-    """The differences over a text, whose `name` is said if there are several."""
-    windows = own.windows_sha256 is not None and own.windows_sha256 == other.windows_sha256
+def _text_differences(
+    variant: str, own: SharedText, other: SharedText, name: str | None
+) -> tuple[list[SharedDifference], list[str]]:
+    """The differences over a text, whose `name` is said if there are several, and notes on figures that are not
+    compared. If the two have different parts of the text, figures are those of the windows that both have."""
     over = "" if name is None else f" over {name}"
-    kld = _paired(*_shared(own.kld_samples, other.kld_samples)) if windows else None
-    nll = _paired(*_shared(own.nll_samples, other.nll_samples)) if windows else None
     errors = (own.perplexity_stderr, other.perplexity_stderr)
+    kld = _same_windows(own, other, own.kld_samples, other.kld_samples)
+    nll = _same_windows(own, other, own.nll_samples, other.nll_samples)
+    if own.part != other.part:
+        rows = [("KL divergence", kld), ("perplexity", nll)] if own.kld is not None else [("perplexity", nll)]
+        alone = [figure for figure, windows in rows if windows is None]
+        notes = [f"{' and '.join(alone)}{over} not compared: A and B measured other windows."] if alone else []
+        return [one for figure, windows in rows for one in _shared_figure(variant, figure, over, windows)], notes
+    pairs = [None if windows is None else _paired(*windows) for windows in (kld, nll)]
+    figure, errors_of_kld = f"perplexity{over}", (own.kld_stderr, other.kld_stderr)
     return [
-        *_difference(variant, f"KL divergence{over}", own.kld, other.kld, (own.kld_stderr, other.kld_stderr), kld),
-        *_difference(variant, f"perplexity{over}", own.perplexity, other.perplexity, errors, nll, is_logarithm=True),
-    ]
+        *_difference(variant, f"KL divergence{over}", own.kld, other.kld, errors_of_kld, pairs[0]),
+        *_difference(variant, figure, own.perplexity, other.perplexity, errors, pairs[1], is_logarithm=True),
+    ], []
+
+
+def _shared_figure(
+    variant: str, figure: str, over: str, windows: tuple[Samples, Samples] | None
+) -> list[SharedDifference]:
+    """The difference of a figure over windows that both sides have."""
+    if windows is None:
+        return []
+    is_logarithm = figure == "perplexity"
+    a, b = (exp(one.values.mean()) if is_logarithm else float(one.values.mean()) for one in windows)
+    paired = _paired(*windows)
+    return _difference(variant, f"{figure}{over}", a, b, (None, None), paired, is_logarithm=is_logarithm)
 
 
 def _difference(
@@ -146,12 +170,23 @@ def _difference(
     return [SharedDifference(variant, figure, a, b, b - a, stderr)]
 
 
-def _shared(a: Samples | None, b: Samples | None) -> tuple[Samples | None, Samples | None]:
-    """The windows that both have: if enough was known, one was measured on fewer."""
-    if a is None or b is None:
-        return a, b
+def _same_windows(
+    own: SharedText, other: SharedText, a: Samples | None, b: Samples | None
+) -> tuple[Samples, Samples] | None:
+    """The values of the windows that both have, in one order; None if it is not certain that there are any. One may
+    have been measured on fewer windows, and in random order."""
+    if a is None or b is None or own.in_order_sha256 is None or own.in_order_sha256 != other.in_order_sha256:
+        return None
+    if own.windows_sha256 != other.windows_sha256:
+        a, b = (_in_random_order(text, one) for text, one in ((own, a), (other, b)))
     shared = min(a.values.size, b.values.size)
     return a.head(shared), b.head(shared)
+
+
+def _in_random_order(text: SharedText, samples: Samples) -> Samples:
+    if text.text_windows_sha256 is not None or text.windows_sha256 is None:
+        return samples
+    return Samples(samples.units, samples.values[random_order(text.windows_sha256, samples.values.size)])
 
 
 def _paired(a: Samples | None, b: Samples | None) -> PairedDifference | None:
@@ -194,7 +229,7 @@ def _require_same_windows(
     """Raises InputError if the windows of a text, or the references over it, differ."""
     if (own.window, own.stride) != (other.window, other.stride):
         raise InputError(f"{a.name} and {b.name}: the windows differ: {_window(own)} and {_window(other)}")
-    if own.windows_sha256 and other.windows_sha256 and own.windows_sha256 != other.windows_sha256:
+    if own.in_order_sha256 and other.in_order_sha256 and own.in_order_sha256 != other.in_order_sha256:
         raise InputError(f"{a.name} and {b.name}: the texts were cut into other tokens: the vocabularies differ")
     if own.reference_model != other.reference_model:
         raise InputError(

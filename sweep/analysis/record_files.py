@@ -30,7 +30,9 @@ class SharedTask:
 @dataclass(frozen=True)
 class SharedText:
     """The figures of a text, with what identifies it and its windows. `reference_model` identifies the content of the
-    reference. `kld_samples` and `nll_samples` are None in records of earlier versions, and for too many windows."""
+    reference. `part` is how many windows were measured, and of how many, if only until enough was known; then
+    `windows_sha256` is of the windows in random order, `text_windows_sha256` of them in the order of the text.
+    `kld_samples` and `nll_samples` are None in records of earlier versions, and for too many windows."""
 
     kld: float | None
     kld_stderr: float | None
@@ -44,6 +46,13 @@ class SharedText:
     reference_model: str | None
     kld_samples: Samples | None
     nll_samples: Samples | None
+    text_windows_sha256: str | None = None
+    part: tuple[int, int] | None = None
+
+    @property
+    def in_order_sha256(self) -> str | None:
+        """The hash of the windows in the order of the text."""
+        return self.text_windows_sha256 or self.windows_sha256
 
 
 @dataclass(frozen=True)
@@ -131,8 +140,9 @@ def _shared(row: dict[str, Any]) -> SharedRecord:
     row["status"], row["kind"]
     speed = row["speed"] or {}
     samples = {_string(name): _samples(own) for name, own in (row.get("samples") or {}).items()}
-    first = _text(row, samples, "")
-    others = [_text(own, samples, f" {name}") for name, own in (row.get("other_texts") or {}).items()]
+    parts = row.get("stopping") or {}
+    first = _text(row, samples, "", parts)
+    others = [_text(own, samples, f" {name}", parts) for name, own in (row.get("other_texts") or {}).items()]
     return SharedRecord(
         variant=_string(row["variant"]),
         file_bytes=None if row["file_bytes"] is None else int(row["file_bytes"]),
@@ -151,8 +161,11 @@ def _shared(row: dict[str, Any]) -> SharedRecord:
     )
 
 
-def _text(row: dict[str, Any], samples: Mapping[str, Samples], suffix: str) -> SharedText:
-    """The figures of a text in `row`. `suffix` is the end of the names of its samples."""
+def _text(
+    row: dict[str, Any], samples: Mapping[str, Samples], suffix: str, parts: Mapping[str, dict[str, Any]]
+) -> SharedText:
+    """The figures of a text in `row`. `suffix` is the end of the names of its samples, and of its entry in `parts`."""
+    part = parts.get(f"text{suffix}")
     divergence, perplexity, text = row["divergence"] or {}, row["perplexity"] or {}, row.get("text") or {}
     return SharedText(
         kld=_number(divergence.get("kld_mean")),
@@ -167,6 +180,8 @@ def _text(row: dict[str, Any], samples: Mapping[str, Samples], suffix: str) -> S
         reference_model=text.get("reference_model"),
         kld_samples=samples.get(f"kld{suffix}"),
         nll_samples=samples.get(f"nll{suffix}"),
+        text_windows_sha256=text.get("text_windows_sha256"),
+        part=None if part is None else (int(part["samples"]), int(part["of"])),
     )
 
 

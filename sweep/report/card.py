@@ -49,6 +49,7 @@ def render_card(
         lines += ["", f"![{_text(_measure(rows).name)} of the variants against their size]({plot})"]
     lines += ["", "Measured with:", ""]
     lines += [f"- {_text(name)}: {_text(about[name])}" for name in _ABOUT if about.get(name) not in (None, "none", "")]
+    lines += _parts(rows)
     lines += [f"- hash of the text: `{text.sha256}`" for text in _texts(rows)]
     if command is not None:
         lines += ["", "```", fmt.printable(command), "```"]
@@ -120,6 +121,13 @@ def _legend(rows: Sequence[Record]) -> list[str]:
     if any(row.speed is not None and row.speed.unstable for row in rows):
         words.append(f" {fmt.UNSTABLE} marks speeds that were not stable.")
     return ["".join(words)]
+
+
+def _parts(rows: Sequence[Record]) -> list[str]:
+    """How much of the text each variant was measured on, if not on all of it."""
+    parts = ((row, row.stopping["text"]) for row in rows if "text" in row.stopping)
+    found = [f"{_text(row.variant)} {part.samples:,} of {part.of:,}" for row, part in parts]
+    return [f"- windows of the text, in random order: {', '.join(found)}"] if found else []
 
 
 def _texts(rows: Sequence[Record]) -> list[MeasuredText]:

@@ -14,6 +14,10 @@ import pytest
 from in_process import InProcess
 from plans import planned, text_file
 
+from converters.errors import InputError
+from sweep.analysis.compare import compare
+from sweep.analysis.record_differences import compare_records
+from sweep.analysis.record_files import of_records
 from sweep.backends.llama import LlamaBackend
 from sweep.endings import Ending
 from sweep.events import Event
@@ -21,6 +25,7 @@ from sweep.execution.control import Paused, request_pause
 from sweep.execution.scheduler import Scheduler
 from sweep.jobs.base import Site
 from sweep.jobs.settings import ComputeResources, Settings
+from sweep.jobs.text import TextJob
 from sweep.jobs.text_rounds import TextRoundsJob
 from sweep.measure.perplexity import cut_windows
 from sweep.measure.reference import open_reference
@@ -33,6 +38,7 @@ from sweep.results.records import records
 from sweep.results.store import Outcome, Store
 from sweep.results.text_rounds import possible_rounds, rounds_for_order
 from sweep.statistics.stopping import ALL_UNITS, StopRule, looks
+from sweep.workspace import Workspace
 
 WINDOW, RESOURCES = 128, ComputeResources(1)
 SETTINGS = Settings(window=WINDOW, ctx=512, batch=512, ubatch=256)
@@ -80,12 +86,12 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bytes]]:
     return seen
 
 
-def plan_for(root: Path, rule: StopRule, n_words: int = 4000) -> Plan:
+def plan_for(root: Path, rule: StopRule | None, n_words: int = 4000) -> Plan:
     rng = np.random.default_rng(0)
     words = ("boats", "gulls", "the keeper", "12 apples", "def f(x):", "café", "and then", "left", "counted")
     text = text_file(root / "words.txt", " ".join(rng.choice(words, n_words)) + ".")
     plan = planned(*NAMES, text=text, settings=SETTINGS, resources=RESOURCES, stop_rule=rule)
-    return replace(plan, cells=tuple(replace(c, needs=()) for c in plan.cells if isinstance(c.job, TextRoundsJob)))
+    return replace(plan, cells=tuple(replace(c, needs=()) for c in plan.cells if isinstance(c.job, TextJob)))
 
 
 def run(root: Path, plan: Plan, on_event: Any = lambda _: None) -> tuple[list[Record], list[Event]]:
@@ -98,6 +104,7 @@ def run(root: Path, plan: Plan, on_event: Any = lambda _: None) -> tuple[list[Re
     directory = root / "runs" / plan.run
     directory.mkdir(parents=True, exist_ok=True)
     with Store(root / "sweep.db") as store:
+        store.add_run(plan.run, plan.to_json())
         executor = InProcess(root, RESOURCES)
         scheduler = Scheduler(plan.cells, store, executor, root, directory, emit)
         scheduler.next_cells = partial(cells_after, plan, store)
@@ -150,7 +157,7 @@ def test_variants_are_measured_until_their_divergence_is_precise_and_no_window_t
 def test_an_interrupted_run_ends_with_the_same_figures_and_more_precision_goes_on(
     root: Path, tmp_path: Path, decoded: list[tuple[str, bytes]]
 ) -> None:
-    plan = plan_for(root, StopRule(precision=0.03, bounds=(0.02,), decisions=3))
+    plan = plan_for(root, StopRule(precision=0.1, bounds=(0.02,), decisions=3))
 
     def stop(event: Event) -> None:
         if event.event == "cell_done" and event.cell == "Q8_0/text":
@@ -161,9 +168,13 @@ def test_an_interrupted_run_ends_with_the_same_figures_and_more_precision_goes_o
     rows, _ = run(root, plan)
     assert len(decoded) == len(set(decoded))
     assert run(root, plan)[1][-1].event == "started"  # nothing is left to do
-    full, _ = run(root, plan_for(root, ALL_UNITS))
-    assert all(row.stopping["text"].samples == row.stopping["text"].of for row in full)
-    assert len(decoded) == len(set(decoded)) == len(NAMES) * full[0].stopping["text"].of
+    counts = [len(decoded)]
+    for more in (StopRule(precision=0.05, bounds=(0.02,), decisions=3), ALL_UNITS):
+        further, _ = run(root, plan_for(root, more))
+        counts.append(sum(row.stopping["text"].samples for row in further))
+        assert len(decoded) == len(set(decoded)) == counts[-1]
+    assert counts == sorted(counts)
+    assert counts[0] < counts[-1] == len(NAMES) * rows[0].stopping["text"].of
 
     shutil.rmtree(root / "runs")
     for folder in (root / "artefacts" / "m").glob("rounds-*"):
@@ -224,3 +235,32 @@ def test_distributions_that_are_gone_are_made_again_when_a_variant_needs_them(
     assert sum(path.endswith("BF16.gguf") for path, _ in decoded[before:]) == total
     variants = [one for one in decoded if not one[0].endswith("BF16.gguf")]
     assert len(variants) == len(set(variants)) == (len(NAMES) - 1) * total
+
+
+def test_a_run_in_rounds_is_compared_with_one_in_full_over_the_windows_of_both(root: Path) -> None:
+    some, full = plan_for(root, StopRule(precision=0.2)), plan_for(root, None)
+    (rows, _), (whole, _) = run(root, some), run(root, full)
+    by_name = {row.variant: row.stopping["text"].samples for row in rows}
+    assert max(by_name.values()) < whole[0].samples["nll"].values.size
+    found = compare(Workspace(root), some.run, full.run)
+    assert {(one.variant_a, one.figure) for one in found.text} == {
+        *((name, "perplexity") for name in NAMES), *((name, "divergence") for name in NAMES[1:])
+    }  # fmt: skip
+    for one in found.text:  # both decoded the same windows
+        assert one.difference.n == by_name[one.variant_a]
+        assert one.a == pytest.approx(one.b, rel=1e-3)
+        assert one.difference.stderr < 1e-3 * one.a
+    assert all(note.startswith("Compared over the") for note in found.notes)
+
+    pairs = [(name, name) for name in NAMES]
+    records = compare_records(of_records("some", rows), of_records("full", whole), pairs).differences
+    assert {(one.variant, one.figure) for one in records} == {
+        *((name, "perplexity") for name in NAMES), *((name, "KL divergence") for name in NAMES[1:])
+    }  # fmt: skip
+    for own in records:
+        assert own.paired is not None
+        assert own.paired.n == by_name[own.variant]
+        assert own.delta == pytest.approx(0.0, abs=1e-3 * own.a)
+    without = [replace(row, samples={}) for row in whole]
+    with pytest.raises(InputError, match="have no figure in common"):
+        compare_records(of_records("some", rows), of_records("full", without), pairs)

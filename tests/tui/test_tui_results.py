@@ -18,7 +18,7 @@ from textual.widgets import Input, Static
 from sweep.analysis import figures
 from sweep.analysis.run_candidates import advise_on_records
 from sweep.analysis.trust import trust_notes
-from sweep.record import Speed
+from sweep.record import Speed, Stopping
 from sweep.results.records import records
 from sweep.results.store import Store
 from sweep.workspace import Workspace
@@ -423,3 +423,6 @@ def test_a_variant_with_implausible_figures_or_an_unstable_speed_has_a_sign_and_
     assert "~130 (97.0–180)" in words
     assert "~ unstable speed: it varies" in words
     assert "Likely causes: another tokenizer" in words
+    part = replace(first, stopping={"text": Stopping(64, 1564, "under 0.02 nats")})
+    words = details(replace(results, rows=(part,)), part.variant, colours).plain
+    assert "measured    64 of 1,564 windows: under 0.02 nats\n" in words

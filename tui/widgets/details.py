@@ -109,6 +109,10 @@ def _text_figures(row: Record, colours: Palette) -> list[Text]:
     if row.perplexity is not None:
         own = row.perplexity
         lines.append(_pair("perplexity", f"{own.value:.4f} ± {own.stderr:.4f} over {own.tokens:,} tokens", colours))
+    if "text" in row.stopping:
+        part = row.stopping["text"]
+        why = part.stopped or "not finished"
+        lines.append(_pair("measured", f"{part.samples:,} of {part.of:,} windows: {why}", colours))
     return lines
 
 

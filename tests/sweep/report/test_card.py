@@ -13,7 +13,7 @@ from stored_runs import Stored, items
 
 from sweep.analysis.run_candidates import advise_on_records
 from sweep.commands.launch import remember_command
-from sweep.record import MeasuredText, Record
+from sweep.record import MeasuredText, Record, Stopping
 from sweep.report.card import render_card, render_plot
 from sweep.workspace import Workspace
 
@@ -34,8 +34,16 @@ def test_the_block_has_each_variant_once_with_its_figures(records: list[Record])
     assert "4.85" in rows["Q4\\_K\\_M ►"]
     assert f"- hash of the text: `{'ab' * 32}`" in card
     assert "- engine: llama.cpp 1; x" in card
+    assert "in random order" not in card
     assert "\nsweep run micro\n" in card
     assert "](card.svg)" in card
+
+
+def test_the_block_says_on_how_many_windows_each_variant_was_measured(records: list[Record]) -> None:
+    rows = [replace(records[0], stopping={"text": Stopping(64, 1564, "± 4.0 %")}), *records[1:]]
+    card = render_card(rows, "micro", ABOUT, advise_on_records(rows), None, None)
+    name = rows[0].variant.replace("_", "\\_")
+    assert f"- windows of the text, in random order: {name} 64 of 1,564\n" in card
 
 
 def test_names_are_neither_markdown_nor_html(records: list[Record], hostile: Record) -> None:
