@@ -16,13 +16,14 @@ from textual.widgets import Input
 
 import presets
 from converters.catalogue import sizes
+from converters.errors import InputError
 from converters.export import open_source
 from sweep import format as fmt
 from sweep.planning import preset
 from sweep.planning.prepare import _variants
 from sweep.workspace import Workspace
 from tui.screens.plan import PlanScreen
-from tui.state.draft import Draft
+from tui.state.draft import Draft, preset_fields
 from tui.state.sizes import VariantSize
 from tui.theme import Palette
 from tui.widgets.note import Note
@@ -55,6 +56,24 @@ def test_the_command_measures_the_chosen_variants(chosen: tuple[str, ...], refer
     request = asked_by(shlex.join(["sweep", *draft.arguments()]))
     named = _variants(preset.load(request.preset), request, request.reference or "BF16")
     assert list(dict.fromkeys(named)) == planned
+
+
+def test_the_precision_of_texts_is_saved_in_a_preset_and_read_back(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    draft = Draft(variants=("BF16", "Q4_0")).with_typed(precision="2%")
+    assert draft.arguments()[-2:] == ("--precision", "2%")
+    file.write_text(preset.as_toml(draft.as_preset("mine")))
+    saved = preset.load(str(file))
+    assert saved.precision == "2%"
+    again = Draft("micro", str(file), saved.variants, preset_fields(saved))
+    assert again.arguments() == ("run", "micro", "--preset", str(file))
+    assert again.with_typed(precision="full").arguments()[-2:] == ("--precision", "full")
+    for wrong in ("2", "70%", "ful"):
+        with pytest.raises(InputError, match=f"--precision {wrong}: choose full, decide, or a precision such as 5%"):
+            draft.with_typed(precision=wrong).as_preset("mine")
+        file.write_text(f'reference = "BF16"\nvariants = ["BF16"]\nprecision = "{wrong}"\n')
+        with pytest.raises(InputError, match=rf"mine.toml: 'precision' {wrong}: choose full"):
+            preset.load(str(file))
 
 
 def test_a_projector_file_counts_in_the_memory_and_not_in_the_file() -> None:

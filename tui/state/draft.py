@@ -14,6 +14,7 @@ from sweep.cli.parsers import target as parse_target
 from sweep.methods.registry import method, parse
 from sweep.planning.baseline import AUTO
 from sweep.planning.effort import parse_effort
+from sweep.planning.precision import checked_precision
 from sweep.planning.preset import Preset, load
 from sweep.target import Constraint, Target
 
@@ -61,8 +62,8 @@ class Draft:
         return "=" + ",".join(rest if any(method(name).baseline is None for name in rest) else self.variants)
 
     def as_preset(self, name: str) -> Preset:
-        """As a preset to save, with every option that a preset can have. Raises InputError for an invalid number."""
-        typed = self.typed_value("reference")
+        """As a preset to save, with every option that a preset can have. Raises InputError for an invalid value."""
+        typed, precision = self.typed_value("reference"), self.typed_value("precision")
         reference = load(self.preset).reference if typed in ("", AUTO) else typed
         measure, tasks = (
             tuple(word.strip() for word in self.typed_value(name).split(",") if word.strip())
@@ -78,8 +79,8 @@ class Draft:
             ctx=self._number("ctx"),
             window=self._number("window"),
             target=self._target(),
-            precision=self.typed_value("precision").strip() or None,
-            effort=parse_effort(self.typed_value("effort").strip() or None, "--effort"),
+            precision=checked_precision(precision, "--precision") if precision else None,
+            effort=parse_effort(self.typed_value("effort") or None, "--effort"),
             measure=measure or None,
         )
 
