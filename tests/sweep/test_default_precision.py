@@ -12,6 +12,8 @@ import pytest
 import presets
 from sweep.commands.run import prepare
 from sweep.jobs.cell import Cell
+from sweep.jobs.task import TaskJob
+from sweep.jobs.task_rounds import TaskRoundsJob
 from sweep.jobs.text import TextJob, TextResult
 from sweep.jobs.text_rounds import TextRoundsJob
 from sweep.measure.text_results import PerplexityResult
@@ -58,6 +60,16 @@ def test_a_model_that_is_not_built_in_is_measured_until_enough_is_known(checkpoi
         sweep = planned(model, tmp_path / "w", **options)
         assert str(sweep.precision) == expected
         assert in_rounds(sweep) == {not sweep.precision.is_full}
+
+
+def test_tasks_end_early_only_if_a_precision_is_given(checkpoint: Path, tmp_path: Path) -> None:
+    for precision, expected in ((None, False), ("5%", True), ("full", False)):
+        sweep = planned(
+            checkpoint, tmp_path / "w", precision=precision, measure=("text", "tasks"), tasks=("micro_form",)
+        )
+        jobs = [cell.job for cell in sweep.plan.cells]
+        assert any(isinstance(job, TaskJob) for job in jobs)
+        assert any(isinstance(job, TaskRoundsJob) for job in jobs) is expected
 
 
 def test_by_default_results_of_whole_texts_are_used(checkpoint: Path, tmp_path: Path) -> None:
