@@ -20,6 +20,7 @@ class Event:
       `predicted` (seconds by label, from earlier runs).
     - `cells_added`: `pending`, further cells to run, which no plan has: speeds that are measured again and further
       rounds of a text, with the cells that make their files again.
+    - `cells_dropped`: `dropped`, cells that are not run, because a search has ended.
     - `cell_started`.
     - `cell_progress`: `done`, `total`, and `part`, the sub-task of a group that is running.
     - `cell_done`: `seconds`, and `notes`, lines for people. `same_as`: the label of a cell of another variant that is

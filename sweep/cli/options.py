@@ -36,7 +36,7 @@ from sweep.cli.parsers import (
 from sweep.defaults import SPEED_SECONDS
 from sweep.measure.task_options import ThinkingScoring
 from sweep.planning.effort import Effort
-from sweep.planning.request import Keep, Request
+from sweep.planning.request import Keep, Request, Search
 
 YES, NO = "yes", "no"  # the values of a flag on the Plan screen: given, and given in its negative form
 
@@ -365,6 +365,14 @@ _EVAL_PRECISION = _option(
     show_default="full",
     metavar="full|PERCENT",
 )
+_SEARCH = _option(
+    Panel.MEASUREMENTS,
+    "search",
+    Search | None,
+    "Measure the variants from the smallest to the largest, and end at the first that is good enough: the one that the "
+    "advice chooses. Larger ones are not measured.",
+    show_default="all variants are measured",
+)
 _IMAGES = (
     _option(
         Panel.MEASUREMENTS,
@@ -511,7 +519,7 @@ _WORKSPACE = Option("workspace", Path | None, common.WORKSPACE)
 
 _RUN_MEASURE = _measure("the preset's, otherwise all", ", or as --effort says")
 SWEEP = (
-    *_CHOICE, _REQUANTIZE, _REFERENCE, *_PREPARATION, _EFFORT, _PRECISION, *_RUN_MEASURE, *_TASKS,
+    *_CHOICE, _REQUANTIZE, _REFERENCE, *_PREPARATION, _EFFORT, _PRECISION, _SEARCH, *_RUN_MEASURE, *_TASKS,
     *_IMAGES, *_RUN_TEXT, _CONTEXT, _RUN_CACHE, _GPUS, *_PLACEMENT, *_TARGET, *_EXECUTION, _DRY_RUN, _KEEP, _EXPORT,
     _TOLERANCE, _WORKSPACE,
 )  # fmt: skip

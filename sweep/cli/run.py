@@ -58,6 +58,8 @@ def run(
     if len(models) > 1:
         if request.export is not None:
             raise InputError("--export is for one model; use it with `sweep report RUN` afterwards")
+        if request.search is not None:
+            raise InputError("--search is for one model; run it for each of them")
         from sweep.cli.several_models import run_models
 
         return run_models(models, request, memory, output)
@@ -79,8 +81,8 @@ def run(
     remember_command(sweep.workspace.run(sweep.plan.run), with_saved_texts(sys.argv[1:], sweep.piped_texts))
     started = time.monotonic()
     with RunDisplay(sweep.plan, output) as display:
-        command.run(sweep, display)
+        plan = command.run(sweep, display)
     from sweep.cli.run_output import show_results
 
     seconds = time.monotonic() - started
-    return show_results(sweep.plan, sweep.workspace, output, sweep.plan.question, seconds, export=request.export)
+    return show_results(plan, sweep.workspace, output, plan.question, seconds, export=request.export)

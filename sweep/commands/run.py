@@ -13,6 +13,7 @@ from converters.errors import InputError, MissingRuntime
 from sweep import devices
 from sweep.artefact import Artefact
 from sweep.commands.run_advice import advise_on_run
+from sweep.commands.search import SmallestFirst, without
 from sweep.defaults import MARGIN_BYTES
 from sweep.events import Event, EventLogReader, EventLogWriter
 from sweep.execution.cells_to_run import cells_to_run
@@ -31,6 +32,7 @@ from sweep.planning.prepare import Sweep
 from sweep.planning.request import Keep, Request
 from sweep.results.estimate import predicted_seconds
 from sweep.results.later_cells import cells_after, cells_at_the_end
+from sweep.results.plan import Plan
 from sweep.results.records import records
 from sweep.results.store import Store
 from sweep.workspace import run_lock, sharing
@@ -62,8 +64,9 @@ def projector_sizes(sweep: Sweep) -> dict[str, ProjectorResult]:
         return planning.projector_sizes(sweep, host)
 
 
-def run(sweep: Sweep, emit: Callable[[Event], None]) -> None:
-    """Run the plan. If another process runs it already, follow its event log instead.
+def run(sweep: Sweep, emit: Callable[[Event], None]) -> Plan:
+    """Run the plan. If another process runs it already, follow its event log instead. Returns the plan, without what a
+    search has left out.
 
     Every event is passed to `emit` and written to the run's event log. Raises InputError if the input is rejected,
     MissingRuntime if a library or device is missing.
@@ -75,7 +78,11 @@ def run(sweep: Sweep, emit: Callable[[Event], None]) -> None:
             with run_lock(directory) as mine:
                 if mine:
                     _run_plan(sweep, store, directory, emit)
-                    return
+                    skipped = SmallestFirst(sweep, store).larger_than_needed() if sweep.search_order else {}
+                    plan = without(sweep.plan, skipped)
+                    if sweep.search_order:
+                        store.set_skipped(plan.run, plan.skipped)
+                    return plan
             _follow(directory, emit)
 
 
@@ -92,6 +99,8 @@ def _run_plan(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Event
         outputs = [(cell, cell.output) for cell in plan.cells if cell.output is not None]
         folder = sweep.workspace.artefacts(sweep.model.fingerprint)
         with sharing(folder, {file.under(root) for _, file in outputs}) as artefacts:
+            if sweep.search_order:  # an earlier start may have found one that is good enough
+                plan = without(plan, SmallestFirst(sweep, store).larger_than_needed())
             todo = cells_to_run(plan.cells, store, root)
             running = {cell.variant for cell in todo}
             kept = {cell.variant for cell in plan.cells if _may_go_on(cell)}
@@ -102,6 +111,8 @@ def _run_plan(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Event
                 if name in kept:
                     return
                 running.discard(name)
+                if sweep.search_order:
+                    scheduler.drop(SmallestFirst(sweep, store).larger_than_needed())
                 own = _made_only_for(name, plan.cells, running)
                 artefacts.discard(file.under(root) for cell, file in own if _is_removed_early(sweep, cell))
 

@@ -14,7 +14,7 @@ runs, and the others end with it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -131,6 +131,14 @@ class Scheduler:
         if added:
             self._waiting = [*added, *self._waiting]
             self._tell_added(added)
+
+    def drop(self, variants: Collection[str]) -> None:
+        """Leave the waiting cells of these variants out, and do not look for further ones."""
+        dropped = [cell for cell in self._waiting if cell.variant in variants]
+        self._waiting = [cell for cell in self._waiting if cell.variant not in variants]
+        self.last_cells = None
+        if dropped:
+            self.emit(Event("cells_dropped", None, {"dropped": [cell.label for cell in dropped]}))
 
     def _tell_added(self, cells: Sequence[Cell]) -> None:
         self.emit(Event("cells_added", None, {"pending": [cell.label for cell in cells]}))

@@ -20,7 +20,7 @@ from sweep.fit.registry import is_file
 from sweep.format import size
 from sweep.jobs.base import JobFailed, RunJob
 from sweep.methods.base import Variant
-from sweep.results.plan import TooLarge
+from sweep.results.plan import Skipped
 from sweep.variant_name import split_cache
 
 
@@ -59,7 +59,7 @@ class FitOfVariants:
     """What a fit says of the variants of a sweep, by name: those that do not fit, nor partly in RAM if that is allowed,
     and where llama.cpp has to put the others if they are not whole on one GPU."""
 
-    too_large: Mapping[str, TooLarge]
+    too_large: Mapping[str, Skipped]
     placed: Mapping[str, LoadOptions]
 
 
@@ -93,7 +93,7 @@ def _has_a_place(row: FitRow, several: bool) -> bool:
     return (several or verdict(row) is Verdict.PARTLY) and "-ot" not in row.arguments.split()
 
 
-def _too_large(row: FitRow, devices: Sequence[Device]) -> TooLarge:
+def _too_large(row: FitRow, devices: Sequence[Device]) -> Skipped:
     names = ", ".join(device.name for device in devices)
     reason = f"needs {size(-row.headroom_bytes)} more than {names} {'have' if len(devices) > 1 else 'has'}"
-    return TooLarge(f"{reason} (total {size(row.total_bytes)})", row.file_bytes, row.bits_per_weight, row.total_bytes)
+    return Skipped(f"{reason} (total {size(row.total_bytes)})", row.file_bytes, row.bits_per_weight, row.total_bytes)

@@ -17,7 +17,7 @@ from sweep.jobs.cell import Cell, SweepInputs
 from sweep.jobs.image_divergence import ImageDivergenceJob
 from sweep.jobs.imatrix import ImatrixJob, imatrix_identity
 from sweep.jobs.inputs import Baseline, ImatrixFile
-from sweep.jobs.model import MeasurementJob, engine_versions
+from sweep.jobs.model import MeasurementJob, ModelSize, engine_versions
 from sweep.jobs.settings import Settings
 from sweep.jobs.task import TaskJob
 from sweep.jobs.text import TextJob
@@ -25,7 +25,7 @@ from sweep.methods.base import Variant, cells_for, preparation_cell
 from sweep.planning.baseline import ReferenceFile
 from sweep.planning.imatrix import ImatrixSource
 from sweep.planning.model import ResolvedModel
-from sweep.results.plan import Plan, TooLarge
+from sweep.results.plan import Plan, Skipped
 from sweep.run_question import NO_QUESTION, RunQuestion
 
 
@@ -35,7 +35,8 @@ class PlanSpec:
 
     `reference` is a variant, of which `reference_layers` layers go to the GPU, or the name of `reference_file`.
     `skipped` variants get no cells. `placed` variants have these parts on GPUs and in RAM. `repository` is what reports
-    say of the repository that the model is. `question` is what the advice is asked.
+    say of the repository that the model is. `question` is what the advice is asked. `search_order`: these variants are
+    measured in this order, after the reference, until one is good enough.
     """
 
     model: ResolvedModel
@@ -46,10 +47,11 @@ class PlanSpec:
     imatrix_source: ImatrixSource | None = None
     reference_file: ReferenceFile | None = None
     reference_layers: int | None = None
-    skipped: Mapping[str, TooLarge] = field(default_factory=dict)
+    skipped: Mapping[str, Skipped] = field(default_factory=dict)
     placed: Mapping[str, LoadOptions] = field(default_factory=dict)
     repository: Mapping[str, Any] | None = None
     question: RunQuestion = NO_QUESTION
+    search_order: Mapping[str, ModelSize] = field(default_factory=dict)
 
 
 def make_plan(spec: PlanSpec) -> Plan:
@@ -131,7 +133,11 @@ def _inputs_of(variant: Variant, spec: PlanSpec) -> SweepInputs:
 
 
 def _ordered(spec: PlanSpec) -> Sequence[Variant]:
-    ordered = sorted(spec.variants, key=lambda one: (one.name != spec.reference, one.baseline is not None))
+    places = {name: place for place, name in enumerate(spec.search_order)}
+    ordered = sorted(
+        spec.variants,
+        key=lambda one: (one.name != spec.reference, one.baseline is not None, places.get(one.name, -1)),
+    )
     if spec.reference_file is None and (not ordered or ordered[0].name != spec.reference):
         raise InputError(f"the reference {spec.reference} is not among the variants; add it with --variants")
     source = spec.imatrix_source
@@ -146,6 +152,8 @@ def _run_name(spec: PlanSpec, cells: Sequence[Cell]) -> str:
     """The run's id: the model, the preset, and a hash of all keys."""
     content: dict[str, Any] = {"cells": [cell.key for cell in cells], "model": spec.model.name}
     content["preset"] = spec.preset
+    if spec.search_order:
+        content["search"] = list(spec.search_order)
     if spec.skipped:
         content["skipped"] = {name: serialization.to_json(why) for name, why in spec.skipped.items()}
     return f"{spec.model.name}-{spec.preset}-{content_hash(content)[:6]}"

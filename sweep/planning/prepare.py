@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from sweep.fit.hardware import allows_ram, parse_devices
 from sweep.jobs.base import Host
 from sweep.jobs.cell import SweepInputs
 from sweep.jobs.inputs import Origin
-from sweep.jobs.model import opener
+from sweep.jobs.model import ModelSize, opener
 from sweep.jobs.projector import ProjectorJob, ProjectorResult, ProjectorSizesJob
 from sweep.jobs.registry import TASKS, TEXT, measurement_names
 from sweep.jobs.settings import Settings
@@ -64,7 +65,7 @@ from sweep.planning.request import Request
 from sweep.planning.stored_texts import with_stored_texts
 from sweep.planning.tasks import require_known, tasks_for
 from sweep.planning.texts import FoundText, calibration_text, text_only_warning, texts_for
-from sweep.results.plan import Plan, TooLarge
+from sweep.results.plan import Plan, Skipped
 from sweep.variant_name import variant_names
 from sweep.workspace import Workspace, open_workspace
 
@@ -91,6 +92,7 @@ class Sweep:
     precision: Precision
     calibration: FoundText | None = None
     cannot_run: tuple[str, ...] = ()
+    search_order: Mapping[str, ModelSize] = field(default_factory=dict)
 
     @property
     def piped_texts(self) -> dict[Path, Path]:
@@ -380,6 +382,7 @@ def _plan(
     reference = variants[0].name if file is None else file.name
     _check_cache(request, variants, None if single else reference, say)
     skipped, placed = _fitted(request, model, variants, inputs, say, reference, host)
+    order = {} if single else _search_order(request, variants, inputs, imatrix is not None, reference, host)
     spec = PlanSpec(
         model,
         tuple(variants),
@@ -393,13 +396,31 @@ def _plan(
         placed,
         repository,
         request.question,
+        order,
     )
     spec, precision = with_stored_texts(spec, precision, workspace)
     reasons = _cannot_run(request, model, parsed)
     return Sweep(
         make_plan(spec), request, model, inputs.origin, spec.variants, spec.inputs, workspace, text, others, precision,
-        read, reasons,
+        read, reasons, order,
     )  # fmt: skip
+
+
+def _search_order(
+    request: Request, variants: Sequence[Variant], inputs: SweepInputs, imatrix: bool, reference: str, host: Host
+) -> dict[str, ModelSize]:
+    """The variants that --search measures one after another, with their sizes, from the smallest to the largest; none
+    without that option. Raises InputError if the size of one is not known before it is made."""
+    if request.search is None:
+        return {}
+    searched = [one for one in variants if one.name != reference and one.name != one.baseline]
+    sizes: dict[str, ModelSize] = dict(predicted_sizes(searched, inputs.origin, inputs.settings, imatrix, host.run_job))
+    for one in searched:
+        if one.name not in sizes and one.file_bytes:
+            sizes[one.name] = ModelSize(one.file_bytes, math.nan, 0)
+        if one.name not in sizes:
+            raise InputError(f"--search: the size of {one.name} is not known before it is made; leave --search out")
+    return dict(sorted(((one.name, sizes[one.name]) for one in searched), key=lambda pair: pair[1].file_bytes))
 
 
 def _say_what_is_untried(model: ResolvedModel, parsed: Sequence[Variant], say: Callable[[str], None]) -> None:
@@ -478,7 +499,7 @@ def _fitted(
     say: Callable[[str], None],
     reference: str,
     host: Host,
-) -> tuple[dict[str, TooLarge], Mapping[str, LoadOptions]]:
+) -> tuple[dict[str, Skipped], Mapping[str, LoadOptions]]:
     """The variants that do not fit on --gpu, nor run partly in the RAM that it names; each is reported. A variant that
     others are compared with is not skipped.
 

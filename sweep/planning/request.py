@@ -24,6 +24,12 @@ class Keep(StrEnum):
     NONE = "none"
 
 
+class Search(StrEnum):
+    """In which order variants are measured, to end before all of them are."""
+
+    SMALLEST_FIRST = "smallest-first"
+
+
 @dataclass(frozen=True)
 class Request:
     """The user's options. None: the preset or the model decides.
@@ -44,6 +50,7 @@ class Request:
       measured. `draft`: the GGUF file of a model that drafts tokens for speculative decoding.
     - `parse_special`: read special tokens in the texts as such (see TextForm).
     - `precision`: "full", "decide" or a percentage: how much is measured of a text (see planning.precision).
+    - `search`: measure variants in this order until one is good enough; None: measure all.
     - `limit`: the number of items of each task; `effort`: how much is measured where no option says it.
     - `keep`: see `Keep`; None: all files that were made, and none of those that were downloaded.
     - `ngl`: layers on GPUs; `n_cpu_moe`: layers whose experts stay in RAM; `tensor_split`: the share of each GPU.
@@ -72,6 +79,7 @@ class Request:
     limit: int | None = None
     effort: Effort | None = None
     precision: str | None = None
+    search: Search | None = None
     num_fewshot: int | None = None
     chat_template: bool | None = None
     thinking: bool | None = None

@@ -25,8 +25,9 @@ def procedures() -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class TooLarge:
-    """A variant that does not fit on the devices: the reason for people, and the bytes that it would need."""
+class Skipped:
+    """A variant that is not measured: the reason for people (it does not fit on the devices, or a smaller one is good
+    enough), its size, and the bytes of memory that it would need."""
 
     reason: str
     file_bytes: int
@@ -43,7 +44,7 @@ class Plan:
     - `resources`: the threads and devices that the cells were planned for.
     - `about`: what reports say about the run.
     - `procedures`: the versions of the procedures that the results were made with.
-    - `skipped`: the variants that are too large for --gpu, with the reason.
+    - `skipped`: the variants that are not measured, with the reason.
     - `question`: what the advice was asked when the run was last started. It is no part of the id.
     """
 
@@ -58,7 +59,7 @@ class Plan:
     cells: tuple[Cell, ...] = field(repr=False)
     procedures: Mapping[str, int] = field(default_factory=procedures)
     made_of: str | None = None
-    skipped: Mapping[str, TooLarge] = field(default_factory=dict)
+    skipped: Mapping[str, Skipped] = field(default_factory=dict)
     question: RunQuestion = NO_QUESTION
 
     @property

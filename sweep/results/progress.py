@@ -58,6 +58,10 @@ class RunProgress:
             self.cells |= {label: CellState(label) for label in added}
             self._pending = tuple(dict.fromkeys((*self._pending, *added)))
             self.share = 0.0
+        elif event.event == "cells_dropped":
+            gone = set(event.data["dropped"])
+            self.cells = {label: cell for label, cell in self.cells.items() if label not in gone}
+            self._pending = tuple(label for label in self._pending if label not in gone)
         elif event.event in ENDINGS:
             self.status, self.error = event.event, event.data.get("error")
         elif event.cell in self.cells:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -213,6 +213,14 @@ class Store:
             "SET plan = json_set(plan, '$.question', json(json_extract(excluded.plan, '$.question'))) "
             "WHERE json_valid(plan) AND json_extract(excluded.plan, '$.question') IS NOT NULL",
             (run, time.time(), json.dumps(plan)),
+        )
+
+    def set_skipped(self, run: str, skipped: Mapping[str, Any]) -> None:
+        """Replace the variants that the plan of a run leaves out."""
+        rows = json.dumps({name: serialization.to_json(one) for name, one in skipped.items()})
+        self._db.execute(
+            "UPDATE runs SET plan = json_set(plan, '$.skipped', json(?)) WHERE run = ? AND json_valid(plan)",
+            (rows, run),
         )
 
     def runs(self) -> list[StoredRun]:
