@@ -39,11 +39,8 @@ class SmallestFirst:
             if advise_on_run([*base, *tried], plan, self.sweep.workspace, question).variant == name:
                 left = list(sizes)[list(sizes).index(name) + 1 :]
                 reason = f"is larger than {name}, which is good enough"
-                return {
-                    one: Skipped(reason, size.file_bytes, size.bits_per_weight, size.memory_bytes)
-                    for one in left
-                    if one not in plan.skipped and rows[one].status == "pending" and (size := sizes[one])
-                }
+                unmeasured = (one for one in left if one not in plan.skipped and rows[one].status == "pending")
+                return {one: replace(sizes[one], reason=reason) for one in unmeasured}
         return {}
 
 

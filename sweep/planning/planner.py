@@ -17,7 +17,7 @@ from sweep.jobs.cell import Cell, SweepInputs
 from sweep.jobs.image_divergence import ImageDivergenceJob
 from sweep.jobs.imatrix import ImatrixJob, imatrix_identity
 from sweep.jobs.inputs import Baseline, ImatrixFile
-from sweep.jobs.model import MeasurementJob, ModelSize, engine_versions
+from sweep.jobs.model import MeasurementJob, engine_versions
 from sweep.jobs.settings import Settings
 from sweep.jobs.task import TaskJob
 from sweep.jobs.text import TextJob
@@ -51,7 +51,7 @@ class PlanSpec:
     placed: Mapping[str, LoadOptions] = field(default_factory=dict)
     repository: Mapping[str, Any] | None = None
     question: RunQuestion = NO_QUESTION
-    search_order: Mapping[str, ModelSize] = field(default_factory=dict)
+    search_order: Mapping[str, Skipped] = field(default_factory=dict)
 
 
 def make_plan(spec: PlanSpec) -> Plan:

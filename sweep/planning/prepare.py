@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from sweep.fit.hardware import allows_ram, parse_devices
 from sweep.jobs.base import Host
 from sweep.jobs.cell import SweepInputs
 from sweep.jobs.inputs import Origin
-from sweep.jobs.model import ModelSize, opener
+from sweep.jobs.model import opener
 from sweep.jobs.projector import ProjectorJob, ProjectorResult, ProjectorSizesJob
 from sweep.jobs.registry import TASKS, TEXT, measurement_names
 from sweep.jobs.settings import Settings
@@ -92,7 +91,7 @@ class Sweep:
     precision: Precision
     calibration: FoundText | None = None
     cannot_run: tuple[str, ...] = ()
-    search_order: Mapping[str, ModelSize] = field(default_factory=dict)
+    search_order: Mapping[str, Skipped] = field(default_factory=dict)
 
     @property
     def piped_texts(self) -> dict[Path, Path]:
@@ -408,19 +407,25 @@ def _plan(
 
 def _search_order(
     request: Request, variants: Sequence[Variant], inputs: SweepInputs, imatrix: bool, reference: str, host: Host
-) -> dict[str, ModelSize]:
-    """The variants that --search measures one after another, with their sizes, from the smallest to the largest; none
-    without that option. Raises InputError if the size of one is not known before it is made."""
+) -> dict[str, Skipped]:
+    """The variants that --search measures one after another, from the smallest to the largest, as a plan would have
+    them that skips them; none without that option. Raises InputError if the size of one is not known before it is made.
+    """
     if request.search is None:
         return {}
     searched = [one for one in variants if one.name != reference and one.name != one.baseline]
-    sizes: dict[str, ModelSize] = dict(predicted_sizes(searched, inputs.origin, inputs.settings, imatrix, host.run_job))
+    predicted = predicted_sizes(searched, inputs.origin, inputs.settings, imatrix, host.run_job)
+    sizes = {}
     for one in searched:
-        if one.name not in sizes and one.file_bytes:
-            sizes[one.name] = ModelSize(one.file_bytes, math.nan, 0)
-        if one.name not in sizes:
+        size = predicted.get(one.name)
+        if size is None and not one.file_bytes:
             raise InputError(f"--search: the size of {one.name} is not known before it is made; leave --search out")
-    return dict(sorted(((one.name, sizes[one.name]) for one in searched), key=lambda pair: pair[1].file_bytes))
+        sizes[one.name] = (
+            Skipped("", one.file_bytes)
+            if size is None
+            else Skipped("", size.file_bytes, size.bits_per_weight, size.memory_bytes)
+        )
+    return dict(sorted(sizes.items(), key=lambda pair: pair[1].file_bytes))
 
 
 def _say_what_is_untried(model: ResolvedModel, parsed: Sequence[Variant], say: Callable[[str], None]) -> None:

@@ -27,12 +27,12 @@ def procedures() -> dict[str, int]:
 @dataclass(frozen=True)
 class Skipped:
     """A variant that is not measured: the reason for people (it does not fit on the devices, or a smaller one is good
-    enough), its size, and the bytes of memory that it would need."""
+    enough), its size, and the bytes of memory that it would need, as far as they are known."""
 
     reason: str
     file_bytes: int
-    bits_per_weight: float
-    memory_bytes: int
+    bits_per_weight: float | None = None
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)

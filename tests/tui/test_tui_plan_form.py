@@ -13,7 +13,7 @@ from textual.widgets import Input
 
 from sweep.kv_cache import KVCache
 from sweep.planning.effort import Effort
-from sweep.planning.request import Keep, Request
+from sweep.planning.request import Keep, Request, Search
 from sweep.workspace import Workspace
 from tui.screens.fit import FitScreen
 from tui.screens.plan import PlanScreen
@@ -25,6 +25,7 @@ from tui.widgets.table import Table
 TYPED: dict[str, tuple[str, Any]] = {
     "effort": ("quick", Effort.QUICK),
     "precision": ("5%", "5%"),
+    "search": ("smallest-first", Search.SMALLEST_FIRST),
     "measure": ("text,speed", ("text", "speed")),
     "depth": ("0,4096", (0, 4096)),
     "speed_seconds": ("5", 5.0),

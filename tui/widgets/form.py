@@ -68,7 +68,6 @@ GROUPS = (
             OptionField("measure", "measure", "the preset's, or all"),
             OptionField("effort", "effort", "normal"),
             OptionField("precision", "precision of texts", "5%; built-in models: full"),
-            OptionField("precision", "precision of texts", "full"),
             OptionField("search", "search", "none"),
             OptionField("depth", "speed at depth", "0"),
             OptionField("speed_seconds", "seconds for speed", "10"),

@@ -40,7 +40,7 @@ def test_every_field_of_a_request_has_one_option() -> None:
     assert {option.field for option in RUN} == names - {"quant", "write_base", "force"}
     assert names - {option.field for option in EVAL} == {
         "preset", "variants", "reference", "imatrix", "calibration", "keep", "gpu", "dry_run", "tolerance",
-        "min_tps", "max_kld", "min_recovery", "export", "effort", "requantize",
+        "min_tps", "max_kld", "min_recovery", "export", "effort", "search", "requantize",
     }  # fmt: skip
     for options in (RUN, EVAL):
         assert len({option.field for option in options}) == len(options)
@@ -74,6 +74,7 @@ def test_choices_leave_out_the_default() -> None:
     assert offered == {
         "requantize": ("yes",),
         "effort": ("quick", "normal", "thorough"),
+        "search": ("smallest-first",),
         "chat_template": ("yes", "no"),
         "thinking": ("on", "off"),
         "thinking_scoring": ("lm-eval",),
