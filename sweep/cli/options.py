@@ -351,7 +351,7 @@ _PRECISION = _option(
     str | None,
     "How much of each text to measure: full measures all of it; decide as much as it takes to know which variants are "
     "under the KL divergence of --max-kld (0.02 by default) and in which order they are; 5% the same, and each KL "
-    "divergence to within 5 percent. If decide or 5% is given, tasks also end early, when their comparison is certain.",
+    "divergence to within 5 percent. With decide or 5%, tasks also end early, when their comparison is certain.",
     show_default="5%, or as in the preset; full for built-in models, with a reference file or --effort thorough, and "
     "if the reference's whole text is stored",
     metavar="full|decide|PERCENT",

@@ -32,11 +32,11 @@ def time_words(sweep: Sweep) -> str | None:
 
 
 def precision_words(sweep: Sweep) -> str | None:
-    """How much of its texts a sweep measures; None if it measures none."""
-    if sweep.text is None:
+    """How much of its texts and tasks a sweep measures; None if it measures none."""
+    if sweep.text is None and not sweep.inputs.tasks:
         return None
-    rounds = "" if sweep.precision.is_full else "; --precision full measures all windows"
-    return f"Precision of texts: {sweep.precision}{rounds}."
+    rounds = "" if sweep.precision.is_full else "; --precision full measures all windows and items"
+    return f"Precision: {sweep.precision}{rounds}."
 
 
 def effort_words(sweep: Sweep) -> str | None:

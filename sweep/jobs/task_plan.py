@@ -21,7 +21,8 @@ def task_jobs(model: MeasuredModel, inputs: SweepInputs, baseline: Baseline | No
         opened = model if task.takes_images else model.text_only
         job = TaskJob(opened, task, _answers(opened, task, inputs))
         reference = inputs.task_references.get(task.name)
-        if inputs.task_rule is not None and reference is not None:
+        is_stored = job.key(inputs.resources) in inputs.whole_tasks
+        if inputs.task_rule is not None and reference is not None and not is_stored:
             file = inputs.artefact(f"items-{reference[:16]}.json")
             rounds = TaskRoundsJob(opened, task, job.answers, inputs.task_rule, reference, file)
             yield PlannedJob(task.name, rounds, (reference,))

@@ -77,8 +77,7 @@ def stop_rule(
     bounds = (request.max_kld or advice_rules().adequate,)
     compared = _compared(variants)
     share = None if precision.value == DECIDE else _share(precision.value, "--precision")
-    decisions = max(1, compared * len(bounds) + compared - 1)
-    return StopRule(share, bounds, 1 << (decisions - 1).bit_length())
+    return StopRule(share, bounds, _rounded_up(compared * len(bounds) + compared - 1))
 
 
 def rule_alone(precision: Precision) -> StopRule | None:
@@ -93,8 +92,14 @@ def rule_alone(precision: Precision) -> StopRule | None:
 
 
 def task_stop_rule(variants: Sequence[Variant], tasks: Collection[Task]) -> TaskStopRule:
-    """The rule for the tasks of a sweep whose texts stop by a rule."""
-    return TaskStopRule(max(1, _compared(variants) * len(tasks)))
+    """The rule for the tasks of a sweep whose texts stop by a rule. The number of tests is rounded up, as in
+    `stop_rule`."""
+    return TaskStopRule(_rounded_up(_compared(variants) * len(tasks)))
+
+
+def _rounded_up(count: int) -> int:
+    """To a power of 2."""
+    return 1 << (max(1, count) - 1).bit_length()
 
 
 def _compared(variants: Sequence[Variant]) -> int:

@@ -61,6 +61,7 @@ from sweep.planning.precision import (
 )
 from sweep.planning.repository import CHECKPOINT_REFERENCE, choose, published_imatrix, published_variants
 from sweep.planning.request import Request
+from sweep.planning.stored_tasks import with_stored_tasks
 from sweep.planning.stored_texts import with_stored_texts
 from sweep.planning.tasks import require_known, tasks_for
 from sweep.planning.texts import FoundText, calibration_text, text_only_warning, texts_for
@@ -374,7 +375,7 @@ def _plan(
         depths=checked_depths(request.depth, model),
         draft=draft_model(request.draft, settings),
     )
-    if inputs.stop_rule is not None and not (single or precision.is_default):
+    if inputs.stop_rule is not None and not single:
         inputs = replace(inputs, task_rule=task_stop_rule(variants, tasks))
     if weights is not None:
         inputs = replace(inputs, origin=weights.as_origin(inputs))
@@ -398,6 +399,9 @@ def _plan(
         order,
     )
     spec, precision = with_stored_texts(spec, precision, workspace)
+    if precision.is_full:
+        spec = replace(spec, inputs=replace(spec.inputs, task_rule=None))
+    spec = with_stored_tasks(spec, workspace)
     reasons = _cannot_run(request, model, parsed)
     return Sweep(
         make_plan(spec), request, model, inputs.origin, spec.variants, spec.inputs, workspace, text, others, precision,

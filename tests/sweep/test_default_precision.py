@@ -12,7 +12,7 @@ import pytest
 import presets
 from sweep.commands.run import prepare
 from sweep.jobs.cell import Cell
-from sweep.jobs.task import TaskJob
+from sweep.jobs.task import TaskJob, TaskResult
 from sweep.jobs.task_rounds import TaskRoundsJob
 from sweep.jobs.text import TextJob, TextResult
 from sweep.jobs.text_rounds import TextRoundsJob
@@ -62,14 +62,21 @@ def test_a_model_that_is_not_built_in_is_measured_until_enough_is_known(checkpoi
         assert in_rounds(sweep) == {not sweep.precision.is_full}
 
 
-def test_tasks_end_early_only_if_a_precision_is_given(checkpoint: Path, tmp_path: Path) -> None:
-    for precision, expected in ((None, False), ("5%", True), ("full", False)):
-        sweep = planned(
-            checkpoint, tmp_path / "w", precision=precision, measure=("text", "tasks"), tasks=("micro_form",)
-        )
-        jobs = [cell.job for cell in sweep.plan.cells]
-        assert any(isinstance(job, TaskJob) for job in jobs)
-        assert any(isinstance(job, TaskRoundsJob) for job in jobs) is expected
+def test_tasks_end_early_unless_everything_is_measured_or_stored(checkpoint: Path, tmp_path: Path) -> None:
+    def tasks(precision: str | None) -> list[Cell]:
+        """The cells of the reference and the variant."""
+        options: dict[str, Any] = {"precision": precision, "measure": ("text", "tasks"), "tasks": ("micro_form",)}
+        sweep = planned(checkpoint, tmp_path / "w", **options)
+        return [cell for cell in sweep.plan.cells if isinstance(cell.job, TaskJob)]
+
+    def in_rounds(precision: str | None) -> list[bool]:
+        return [isinstance(cell.job, TaskRoundsJob) for cell in tasks(precision)]
+
+    assert [in_rounds(one) for one in (None, "decide", "full")] == [[False, True], [False, True], [False, False]]
+    with Store(tmp_path / "w" / "sweep.db") as store:
+        result = TaskResult("acc", 0.5, 0.1, True, 100, 0.25)
+        store.put(tasks("full")[1].key, Outcome.of(result, 1.0))
+    assert in_rounds(None) == [False, False]
 
 
 def test_by_default_results_of_whole_texts_are_used(checkpoint: Path, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ GROUPS = (
         (
             OptionField("measure", "measure", "the preset's, or all"),
             OptionField("effort", "effort", "normal"),
-            OptionField("precision", "precision of texts", "5%; built-in models: full"),
+            OptionField("precision", "precision", "5%; built-in models: full"),
             OptionField("search", "search", "none"),
             OptionField("depth", "speed at depth", "0"),
             OptionField("speed_seconds", "seconds for speed", "10"),
