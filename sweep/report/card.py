@@ -8,7 +8,7 @@ from sweep import format as fmt
 from sweep.analysis import figures
 from sweep.analysis.advice import Advice
 from sweep.analysis.plots import Measure, Point, costs, measures, points
-from sweep.record import MeasuredText, Record
+from sweep.record import MeasuredText, Record, Stopping
 from sweep.report.axes import positive
 from sweep.report.figure_columns import figures_shown
 from sweep.report.html import TEMPLATES
@@ -124,10 +124,19 @@ def _legend(rows: Sequence[Record]) -> list[str]:
 
 
 def _parts(rows: Sequence[Record]) -> list[str]:
-    """How much of the text each variant was measured on, if not on all of it."""
+    """How much of the text and of each task the variants were measured on, where it is not everything."""
     parts = ((row, row.stopping["text"]) for row in rows if "text" in row.stopping)
-    found = [f"{_text(row.variant)} {part.samples:,} of {part.of:,}" for row, part in parts]
-    return [f"- windows of the text, in random order: {', '.join(found)}"] if found else []
+    windows = [f"{_text(row.variant)} {part.samples:,} of {part.of:,}" for row, part in parts]
+    lines = [f"- windows of the text, in random order: {', '.join(windows)}"] if windows else []
+    items: dict[str, list[Stopping]] = {}
+    for row in rows:
+        for task in row.tasks.keys() & row.stopping.keys():
+            items.setdefault(task, []).append(row.stopping[task])
+    for task, found in sorted(items.items()):
+        counts = [part.samples for part in found]
+        few = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
+        lines.append(f"- items of {_text(task)}, in random order: {few} of {found[0].of:,} for each variant")
+    return lines
 
 
 def _texts(rows: Sequence[Record]) -> list[MeasuredText]:

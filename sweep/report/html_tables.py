@@ -108,7 +108,7 @@ def differences_table(rows: Sequence[Record], tests: Tests) -> HtmlTable | None:
     return HtmlTable(
         [HtmlCell("Variant"), HtmlCell("Task", "from"), *map(HtmlCell, heads)],
         [
-            HtmlRow(variant, _detail(named[variant].tasks[task], test, scales[task], has_gold=has_gold))
+            HtmlRow(variant, _detail(named[variant], test, scales[task], has_gold=has_gold))
             for (variant, task), test in tests.items()
         ],
         narrow=True,
@@ -198,7 +198,8 @@ def _sign(record: Record, pareto: pareto_sets.ParetoSet, chosen: str | None) -> 
     return HtmlCell(fmt.PARETO, title="in the Pareto set") if record.variant in pareto else HtmlCell()
 
 
-def _detail(score: TaskScore, test: figures.TaskTest, scale: int, *, has_gold: bool) -> list[HtmlCell]:
+def _detail(record: Record, test: figures.TaskTest, scale: int, *, has_gold: bool) -> list[HtmlCell]:
+    score, part = record.tasks[test.task], record.stopping.get(test.task)
     decimals = 1 if scale == 100 else 3
     kind, bound = _kind(test), "≤ " if test.is_bound else ""
     interval = None if test.interval is None else fmt.interval(*test.interval, decimals, scale)
@@ -210,7 +211,11 @@ def _detail(score: TaskScore, test: figures.TaskTest, scale: int, *, has_gold: b
         HtmlCell(bound + fmt.p_value(test.adjusted), kind),
         HtmlCell(None if score.flips is None else f"{100 * score.flips:.1f}"),
         HtmlCell(None if score.answers_changed is None else f"{100 * score.answers_changed:.1f}"),
-        HtmlCell(f"{score.n:,}" + (f" in {score.clusters:,} {score.cluster_kind}" if score.clusters else "")),
+        HtmlCell(
+            f"{score.n:,}"
+            + (f" of {part.of:,}" if test.is_bound and part else "")
+            + (f" in {score.clusters:,} {score.cluster_kind}" if score.clusters else "")
+        ),
     ]
     if has_gold:
         delta, stderr = figures.finite(score.gold_delta), figures.finite(score.gold_delta_stderr)

@@ -131,7 +131,10 @@ def _task(results: Results, variant: str, task: str, scale: int, colours: Palett
             line.append(f" {fmt.LOSS} loss", colours.bad)
         elif test.is_gain():
             line.append(f" {fmt.GAIN} gain", colours.good)
-    return [line]
+    part = row.stopping.get(task)
+    if part is None or part.samples == part.of:
+        return [line]
+    return [line, _pair("", f"{part.samples:,} of {part.of:,} items: {part.stopped}", colours)]
 
 
 def which_to_run(results: Results, colours: Palette) -> Text:
