@@ -127,8 +127,7 @@ def test_every_key(swept: Workspace, run: str) -> None:
             assert screen.marked == ["Q2_K", "Q4_K_M"]
             await pilot.press("c")
             assert isinstance(app.screen, CompareScreen)
-            await until(pilot, lambda: "KL divergence" in shown(app))
-            assert "baseline BF16" in shown(app)
+            await until(pilot, lambda: "baseline BF16" in shown(app))  # the screen below has other words of it
             assert "…" not in shown(app)  # it is rendered for the width of its window
             await pilot.press("j", "k", "G", "g", "escape")
             assert app.screen is screen
