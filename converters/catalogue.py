@@ -20,6 +20,9 @@ from converters.source import Source
 from presets import builtin_models
 from presets.catalogue import CatalogueEntry, models
 
+_ADDRESS = re.compile(r"https?://[^/]+/([\w.-]+/[\w.-]+)(?:/(?:blob|resolve)/[^/]+/(.+\.gguf))?")
+"""Of a model on a hub, or of a file of it, as a browser shows it."""
+
 HEADER_BYTES_PER_TOKEN = {151_936: 39.04, 248_320: 44.06}
 """Vocabulary size -> header bytes per token (text, token type, about one merge, a share of the chat template).
 
@@ -98,7 +101,12 @@ def _parameters(name: str) -> int:
 
 
 def no_such_model(text: str) -> InputError:
-    """The error for a MODEL that was not found in any form, with similar names."""
+    """The error for a MODEL that was not found in any form, with similar names, or the hub id in its address."""
+    address = _ADDRESS.match(text)
+    if address is not None:
+        file = f"/{address[2]}" if address[2] else ""
+        prefix = "hub:" if file else ""
+        return InputError(f"{text}: is an address; give the hub id in it: {prefix}{address[1]}{file}")
     names = {name.lower(): name for name in (*builtin_models(), *models())}
     near = difflib.get_close_matches(text.lower().rpartition("/")[2], names, n=4, cutoff=0.5)
     hint = f"did you mean {', '.join(names[name] for name in near)}? Otherwise " if near else ""

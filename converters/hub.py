@@ -60,6 +60,8 @@ def fetch(hub_id: str, weights: bool = True) -> Path:
 def fetch_config(hub_id: str) -> tuple[Path, int]:
     """Download config.json of `hub_id`. Returns its path and the bytes read from the network. Raises InputError."""
     path, count = _fetch_file(hub_id, "config.json")
+    if path is None and not is_reachable():
+        raise unreachable(hub_id)
     if path is None:
         raise InputError(
             f"{hub_id}: the repository has no config.json, so the model is unknown; give a repository with a checkpoint"
@@ -105,7 +107,10 @@ class HubFile:
         """Parse "org/name/path/in/it.gguf" or "org/name@revision/path/in/it.gguf". Raises InputError."""
         found = re.fullmatch(r"([^/@]+/[^/@]+)(?:@([^/]+))?/(.+\.gguf)", text)
         if found is None or not is_hub_id(found[1]) or ".." in found[3].split("/"):
-            raise InputError(f"{text}: does not name a file on the hub; write hub:ORG/NAME/FILE.gguf")
+            raise InputError(
+                f"{HUB}{text}: names neither a repository on the hub nor a file there; write hub:ORG/NAME or"
+                " hub:ORG/NAME/FILE.gguf"
+            )
         directory, slash, name = found[3].rpartition("/")
         return cls(found[1], found[2], tuple(f"{directory}{slash}{part}" for part in part_names(name)))
 

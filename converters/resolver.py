@@ -64,7 +64,9 @@ _SIZES_ALONE = (
     "only the sizes of this model are known (for sweep fit and --dry-run); for more give its hub id, {hub_id}, or a"
     " directory"
 )
-_MANY_FILES = "is a repository of GGUF files; `sweep run` and `sweep fit` take all of it, other commands one file"
+_MANY_FILES = (
+    "is a repository of GGUF files; `sweep run` and `sweep fit` take all of it, other commands one file: {file}"
+)
 _INSUFFICIENT = {
     (ModelForm.REPOSITORY, Need.WEIGHTS): _MANY_FILES,
     (ModelForm.REPOSITORY, Need.PLAN): _MANY_FILES,
@@ -110,7 +112,7 @@ class FoundModel:
         if reason is None:
             return None
         if self.repository is not None:
-            return f"{self.repository.id}: {reason}: {self.repository.spec(self.repository.files[-1])}"
+            return f"{self.repository.id}: {reason.format(file=self.repository.spec(self.repository.whole))}"
         return f"{self.path}: {reason.format(hub_id='' if self.entry is None else self.entry.hub_id)}"
 
     def without(self, unreadable: Mapping[str, str]) -> FoundModel:

@@ -22,7 +22,7 @@ def write_export(export: str, advice: Advice, output: Output, force: bool = Fals
         output.warn(f"--export: {fmt.plain(one.variant)} {fmt.plain(one.obstacle)}")
     served = served_file(one)
     found = SERVING_KINDS[kind]
-    file = Path(f"{Path(served.file).stem}{found.suffix}")
+    file = Path(f"{served.stem}{found.suffix}")
     text = found.content(served)
     if not force and loses_content(file, text):
         raise InputError(f"{exists_already(file)} of `sweep report` or `sweep fit`")

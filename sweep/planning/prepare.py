@@ -59,7 +59,13 @@ from sweep.planning.precision import (
     stop_rule,
     task_stop_rule,
 )
-from sweep.planning.repository import CHECKPOINT_REFERENCE, choose, published_imatrix, published_variants
+from sweep.planning.repository import (
+    CHECKPOINT_REFERENCE,
+    choose,
+    names_of_files,
+    published_imatrix,
+    published_variants,
+)
 from sweep.planning.request import Request
 from sweep.planning.stored_tasks import with_stored_tasks
 from sweep.planning.stored_texts import with_stored_texts
@@ -184,19 +190,20 @@ def _prepare_published(
         request = replace(request, imatrix=published_imatrix(repository, say))
     about = {"id": repository.id, "revision": repository.revision, "notes": list(choice.notes)}
     about["reference"] = choice.reason
-    return _plan(
-        request,
-        model,
-        choice.variants,
-        PUBLISHED,
-        say,
-        host,
-        measure,
-        file=choice.reference_file,
-        reference_layers=layers,
-        repository=about,
-        weights=None if choice.weights is None else published_variant(repository, choice.weights),
-    )
+    with names_of_files(repository):
+        return _plan(
+            request,
+            model,
+            choice.variants,
+            PUBLISHED,
+            say,
+            host,
+            measure,
+            file=choice.reference_file,
+            reference_layers=layers,
+            repository=about,
+            weights=None if choice.weights is None else published_variant(repository, choice.weights),
+        )
 
 
 def prepare_single(request: Request, say: Callable[[str], None], host: Host) -> Sweep:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import log
 from pathlib import Path
@@ -313,6 +314,18 @@ def published_imatrix(repository: GGUFRepository, say: Say) -> str | None:
             " one by --imatrix auto"
         ) from error
     return str(file)
+
+
+@contextmanager
+def names_of_files(repository: GGUFRepository) -> Iterator[None]:
+    """Name the files of a repository in an InputError as users know them, not by the copies of their headers."""
+    try:
+        yield
+    except InputError as error:
+        message = str(error)
+        for file in repository.files:
+            message = message.replace(str(file.path), repository.spec(file))
+        raise InputError(message) from error
 
 
 def _plain(name: str) -> str:

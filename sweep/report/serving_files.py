@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from converters.errors import InputError
+from converters.gguf_source import model_stem, part_count
 from converters.hub import HubFile
 from converters.shell import join
 from sweep import format as fmt
@@ -42,6 +43,11 @@ class ServedFile:
     def file(self) -> str:
         """The path of the GGUF file. A file on a hub is in the current directory, once `get` has downloaded it."""
         return self.value("-m") or str(self.value("--hf-file"))
+
+    @property
+    def stem(self) -> str:
+        """The file's name without its ending, and without the number of a part."""
+        return model_stem(Path(self.file))
 
     @property
     def context(self) -> int:
@@ -92,7 +98,12 @@ def modelfile(served: ServedFile) -> str:
     if served.experts:
         lines.append(f"# The experts of {served.experts} layers belong in RAM; Ollama moves only whole layers there.")
     projector = served.value("--mmproj") or PurePosixPath(served.value("--mmproj-url") or "").name
-    lines += [f"FROM {_path(file)}" for file in (served.file, projector) if file]
+    file = served.file
+    if part_count(Path(file).name) > 1:
+        file = str(Path(file).with_name(f"{served.stem}.gguf"))
+        merge = join(["llama-gguf-split", "--merge", served.file, file])
+        lines.append(f"# Ollama reads no files in parts. Join them: {merge}")
+    lines += [f"FROM {_path(one)}" for one in (file, projector) if one]
     lines.append(f"PARAMETER num_ctx {served.context}")
     layers = served.layers
     if layers is not None and layers < ALL_LAYERS and not served.experts:
@@ -161,7 +172,7 @@ SERVING_KINDS: Mapping[str, ServingKind] = {
 
 def _tag(served: ServedFile) -> str:
     """A name that Ollama accepts: NAME:TAG of small letters, digits, dots, dashes and underscores."""
-    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in Path(served.file).stem).lower()
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in served.stem).lower()
 
 
 def parse_export(text: str) -> tuple[str, str | None]:

@@ -290,6 +290,18 @@ def test_public_models_are_found_by_name_in_any_case_and_by_hub_id() -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("https://hub.example/org/m-GGUF/tree/main", "org/m-GGUF"),
+        ("https://hub.example/org/m-GGUF/blob/main/sub/m-Q4_0.gguf", "hub:org/m-GGUF/sub/m-Q4_0.gguf"),
+    ],
+)
+def test_the_message_about_an_address_has_the_hub_id_in_it(address: str, name: str) -> None:
+    with pytest.raises(InputError, match=f"is an address; give the hub id in it: {name}$"):
+        public_model(address)
+
+
 BAD_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "no Qwen": ({"architectures": ["LlamaForCausalLM"]}, "architecture 'LlamaForCausalLM' is not supported"),
     "no class": ({"architectures": None}, "the config names no architecture"),

@@ -24,7 +24,7 @@ from converters.imatrix import ImportanceMatrix, ImportanceStatistics
 from converters.llamacpp.container import encode_header, string, uint32
 from converters.llamacpp.reader import read_header
 from converters.projector_source import ProjectorSource
-from converters.resolver import open_source
+from converters.resolver import Need, find_model, open_source
 from presets import builtin_models
 from sweep.cli.run_output import describe_run
 from sweep.commands.fit import fit
@@ -93,6 +93,8 @@ def test_by_default_one_file_of_each_size_is_measured(published: Path, text: Pat
     assert found.plan.model == "micro"
     assert set(names(planned(published, tmp_path, text, "all"))) == {*names(found), "gguf:Q4_K_S"}
     assert names(planned(published, tmp_path, text, "=ud-q2_k_xl")) == ["gguf:BF16", "gguf:UD-Q2_K_XL"]
+    with pytest.raises(InputError, match=r"other commands one file: .*/micro-BF16.gguf$"):
+        find_model(str(published), Need.WEIGHTS)
     with pytest.raises(InputError, match=r"Q9: .* has no such quant; it has BF16, Q4_K_M"):
         planned(published, tmp_path, text, "=Q9")
 
@@ -476,6 +478,7 @@ def test_publishers_checkpoints_and_matrices_of_repositories(published: Path, te
         ("tuned/micro-GGUF", None),
         ("one/looks-GGUF", "=Q8_0,Q8_0+mmproj=BF16", str(task)),
         ("bad/micro-GGUF", "=Q2_K"),
+        ("one/micro-GGUF", "=int8:sq"),
     ]
     with serve(models) as hub:
         environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0"}
@@ -483,7 +486,7 @@ def test_publishers_checkpoints_and_matrices_of_repositories(published: Path, te
         command = [sys.executable, "-c", PLANNED, *arguments]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    publishers, beside, made, original, base, images, bad = json.loads(done.stdout.splitlines()[-1])
+    publishers, beside, made, original, base, images, bad, int8 = json.loads(done.stdout.splitlines()[-1])
     assert publishers["variants"] == ["hub:BF16", "hub:one/Q4_K_M", "hub:one/Q4_K_M+kv=q8_0", "hub:two/Q4_K_M"]
     assert publishers["notes"][-2].startswith("hub:one/Q4_K_M, hub:two/Q4_K_M: the same file")
     assert publishers["needs"]["hub:one/Q4_K_M+kv=q8_0/text"] == ["hub:one/Q4_K_M/download"]
@@ -493,6 +496,9 @@ def test_publishers_checkpoints_and_matrices_of_repositories(published: Path, te
     assert made["imatrix"] == "micro-imatrix.gguf"
     why = r"micro-imatrix.gguf: is not a GGUF file .*; it is the importance matrix of bad/micro-GGUF: give another one"
     assert re.search(why, bad["error"])
+    assert int8["error"].startswith(
+        "hub:one/micro-GGUF/micro-BF16.gguf: int8:sq is made from a Hugging Face checkpoint"
+    )
     assert (original["variants"], original["reference"]) == (["BF16", "hub:Q4_K_M"], "BF16")
     assert "made from maker/micro, the original checkpoint that the header names" in original["notes"][-1]
     assert base["reference"] == "hub:Q4_K_M"

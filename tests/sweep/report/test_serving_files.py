@@ -90,6 +90,10 @@ def test_a_file_on_a_hub_is_downloaded_first() -> None:
     assert "FROM ./sub/m-Q4.gguf\n" in modelfile(served)
     parts = served_file(candidate("llama-server -hf o/r --hf-file m-00001-of-00002.gguf --no-mmproj -c 8192"))
     assert parts.get == "hf download o/r m-00001-of-00002.gguf m-00002-of-00002.gguf --local-dir ."
+    assert modelfile(parts).splitlines()[2:4] == [
+        "# Ollama reads no files in parts. Join them: llama-gguf-split --merge m-00001-of-00002.gguf m.gguf",
+        "FROM ./m.gguf",
+    ]
 
 
 def test_only_what_llama_cpp_runs_is_exported() -> None:
