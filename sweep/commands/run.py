@@ -20,7 +20,7 @@ from sweep.execution.cells_to_run import cells_to_run
 from sweep.execution.local import LocalHost
 from sweep.execution.logs import log_path
 from sweep.execution.registry import open_executor
-from sweep.execution.scheduler import Scheduler
+from sweep.execution.scheduler import Scheduler, cells_dropped
 from sweep.jobs.cell import Cell
 from sweep.jobs.projector import ProjectorResult
 from sweep.jobs.text import TextJob
@@ -100,7 +100,10 @@ def _run_plan(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Event
         folder = sweep.workspace.artefacts(sweep.model.fingerprint)
         with sharing(folder, {file.under(root) for _, file in outputs}) as artefacts:
             if sweep.search_order:  # an earlier start may have found one that is good enough
-                plan = without(plan, SmallestFirst(sweep, store).larger_than_needed())
+                dropped = SmallestFirst(sweep, store).larger_than_needed()
+                if dropped:
+                    report(cells_dropped(cell for cell in plan.cells if cell.variant in dropped))
+                plan = without(plan, dropped)
             todo = cells_to_run(plan.cells, store, root)
             running = {cell.variant for cell in todo}
             kept = {cell.variant for cell in plan.cells if _may_go_on(cell)}

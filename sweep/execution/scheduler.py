@@ -138,7 +138,7 @@ class Scheduler:
         self._waiting = [cell for cell in self._waiting if cell.variant not in variants]
         self.last_cells = None
         if dropped:
-            self.emit(Event("cells_dropped", None, {"dropped": [cell.label for cell in dropped]}))
+            self.emit(cells_dropped(dropped))
 
     def _tell_added(self, cells: Sequence[Cell]) -> None:
         self.emit(Event("cells_added", None, {"pending": [cell.label for cell in cells]}))
@@ -390,6 +390,10 @@ class Scheduler:
     def _emit_end(self, event: Event, cell: Cell) -> None:
         self._ended[cell.key] = event
         self.emit(event)
+
+
+def cells_dropped(cells: Iterable[Cell]) -> Event:
+    return Event("cells_dropped", None, {"dropped": [cell.label for cell in cells]})
 
 
 def _group(cell: Cell) -> str:

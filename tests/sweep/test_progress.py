@@ -213,6 +213,17 @@ def test_the_time_left_is_right_within_a_factor_once_a_fifth_is_done(run: dict[s
         assert abs(look.share - look.elapsed / total) < 0.1, look
 
 
+def test_cells_that_a_search_leaves_out_are_no_work() -> None:
+    speeds = [Cell(name, name, "speed", SpeedJob(measured())) for name in ("small", "large")]
+    labels = [cell.label for cell in speeds]
+    progress = RunProgress.of(speeds)
+    progress.update(Event("started", None, {"pending": labels, "pid": 7}, time=100.0))
+    progress.update(Event("cell_done", labels[0], {"seconds": 4.0}, time=104.0))
+    assert progress.share < 0.6
+    progress.update(Event("cells_dropped", None, {"dropped": labels[1:]}, time=104.0))
+    assert (progress.share, progress.todo, list(progress.cells)) == (1.0, 1, labels[:1])
+
+
 def test_speeds_that_are_measured_again_count_as_work() -> None:
     speed = Cell("speed", "Q4", "speed", SpeedJob(measured()))
     again = Cell("again", "Q4", "speed again", SpeedJob(measured()))
