@@ -60,7 +60,7 @@ def simulated(rng: np.random.Generator, changes: tuple[tuple[float, float], ...]
     return sweep
 
 
-@pytest.mark.parametrize("sweeps", [15, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("sweeps", [15, pytest.param(2000, marks=pytest.mark.release)])
 def test_nearly_all_verdicts_are_those_of_all_items_and_many_items_are_saved(sweeps: int) -> None:
     rng = np.random.default_rng(0)
     found = [simulated(rng, CHANGES) for _ in range(sweeps)]
@@ -70,7 +70,7 @@ def test_nearly_all_verdicts_are_those_of_all_items_and_many_items_are_saved(swe
     assert sum(sum(one.losses(one.stopped)) for one in found) >= 0.95 * sum(sum(one.losses(one.full)) for one in found)
 
 
-@pytest.mark.parametrize("sweeps", [15, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("sweeps", [15, pytest.param(2000, marks=pytest.mark.release)])
 def test_without_any_loss_no_more_is_marked_than_with_all_items(sweeps: int) -> None:
     rng = np.random.default_rng(1)
     found = [simulated(rng, NULL) for _ in range(sweeps)]
