@@ -133,7 +133,10 @@ class Scheduler:
             self._tell_added(added)
 
     def drop(self, variants: Collection[str]) -> None:
-        """Leave the waiting cells of these variants out, and do not look for further ones."""
+        """Leave the waiting cells of these variants out, and do not look for further ones. Nothing happens without
+        variants."""
+        if not variants:
+            return
         dropped = [cell for cell in self._waiting if cell.variant in variants]
         self._waiting = [cell for cell in self._waiting if cell.variant not in variants]
         self.last_cells = None

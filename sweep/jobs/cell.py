@@ -70,8 +70,8 @@ class SweepInputs:
     are the distributions that a variant is compared with over them, by the text's identity. `windows` is how many
     windows of each text are read; None: all. `stop_rule`: texts are measured in rounds, until it is met, but those in
     full whose reference's job has its key in `whole_texts`. `task_rule`: tasks are run in rounds by variants whose
-    reference runs them too, in the cells with the keys `task_references`, but
-    not those whose job on all items has its key in `whole_tasks`.
+    reference runs them too, in the cells with the keys `task_references`, but not those whose job on all items has its
+    key in `whole_tasks`.
     `measure` are the names of the measurements; empty: all of them.
     `speed_seconds` is the time for repeats of the timings of speed, `depths` are the numbers of tokens after which
     speed is measured too. `draft` drafts tokens, of which is measured how many each variant accepts.

@@ -61,7 +61,9 @@ def test_a_disk_that_fills_during_a_download_gives_one_line_and_no_file(
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (600, limits[1]))  # the system refuses to write more to a file
-        with pytest.raises(InputError, match=r"b\.gguf: the disk is full .*; this file needs 1000 bytes; free some space"):
+        with pytest.raises(
+            InputError, match=r"b\.gguf: the disk is full .*; this file needs 1000 bytes; free some space"
+        ):
             JOB.run(Site(tmp_path))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
