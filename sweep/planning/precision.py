@@ -22,8 +22,8 @@ MOST_PERCENT = 50.0
 
 @dataclass(frozen=True)
 class Precision:
-    """How much of each text a sweep measures: "full", "decide" or a percentage, and, in words, why it is that if the
-    user does not say it."""
+    """How much of each text and task a sweep measures: "full", "decide" or a percentage, and, in words, why it is that
+    if the user does not say it."""
 
     value: str
     reason: str = ""

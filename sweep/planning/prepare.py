@@ -67,7 +67,8 @@ from sweep.planning.repository import (
     published_variants,
 )
 from sweep.planning.request import Request
-from sweep.planning.stored_tasks import with_stored_tasks
+from sweep.planning.search import search_order
+from sweep.planning.stored_tasks import with_task_rule
 from sweep.planning.stored_texts import with_stored_texts
 from sweep.planning.tasks import require_known, tasks_for
 from sweep.planning.texts import FoundText, calibration_text, text_only_warning, texts_for
@@ -82,9 +83,8 @@ PUBLISHED = "published"
 @dataclass(frozen=True)
 class Sweep:
     """A plan with what it was made from. `other_texts` are measured beside `text`, both as far as `precision` says.
-    `calibration` is the text for int8
-    recipes. `cannot_run` are the reasons why only the sizes of the plan are of use; none, unless the request is a dry
-    run."""
+    `calibration` is the text for int8 recipes. `cannot_run` are the reasons why only the sizes of the plan are of use;
+    none, unless the request is a dry run. `search_order`: see PlanSpec."""
 
     plan: Plan
     request: Request
@@ -382,14 +382,12 @@ def _plan(
         depths=checked_depths(request.depth, model),
         draft=draft_model(request.draft, settings),
     )
-    if inputs.stop_rule is not None and not single:
-        inputs = replace(inputs, task_rule=task_stop_rule(variants, tasks))
     if weights is not None:
         inputs = replace(inputs, origin=weights.as_origin(inputs))
     reference = variants[0].name if file is None else file.name
     _check_cache(request, variants, None if single else reference, say)
     skipped, placed = _fitted(request, model, variants, inputs, say, reference, host)
-    order = {} if single else _search_order(request, variants, inputs, imatrix is not None, reference, host)
+    order = {} if single else search_order(request, variants, inputs, imatrix is not None, reference, host)
     spec = PlanSpec(
         model,
         tuple(variants),
@@ -406,37 +404,13 @@ def _plan(
         order,
     )
     spec, precision = with_stored_texts(spec, precision, workspace)
-    if precision.is_full:
-        spec = replace(spec, inputs=replace(spec.inputs, task_rule=None))
-    spec = with_stored_tasks(spec, workspace)
+    if not (single or precision.is_full):
+        spec = with_task_rule(spec, task_stop_rule(variants, tasks), workspace)
     reasons = _cannot_run(request, model, parsed)
     return Sweep(
         make_plan(spec), request, model, inputs.origin, spec.variants, spec.inputs, workspace, text, others, precision,
         read, reasons, order,
     )  # fmt: skip
-
-
-def _search_order(
-    request: Request, variants: Sequence[Variant], inputs: SweepInputs, imatrix: bool, reference: str, host: Host
-) -> dict[str, Skipped]:
-    """The variants that --search measures one after another, from the smallest to the largest, as a plan would have
-    them that skips them; none without that option. Raises InputError if the size of one is not known before it is made.
-    """
-    if request.search is None:
-        return {}
-    searched = [one for one in variants if one.name != reference and one.name != one.baseline]
-    predicted = predicted_sizes(searched, inputs.origin, inputs.settings, imatrix, host.run_job)
-    sizes = {}
-    for one in searched:
-        size = predicted.get(one.name)
-        if size is None and not one.file_bytes:
-            raise InputError(f"--search: the size of {one.name} is not known before it is made; leave --search out")
-        sizes[one.name] = (
-            Skipped("", one.file_bytes)
-            if size is None
-            else Skipped("", size.file_bytes, size.bits_per_weight, size.memory_bytes)
-        )
-    return dict(sorted(sizes.items(), key=lambda pair: pair[1].file_bytes))
 
 
 def _say_what_is_untried(model: ResolvedModel, parsed: Sequence[Variant], say: Callable[[str], None]) -> None:
