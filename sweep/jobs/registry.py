@@ -39,6 +39,7 @@ _OTHERS = {
     "inputs": "sweep.jobs.input_checks:InputCheckJob",
     "needle": "sweep.jobs.needle:NeedleJob",
     "sizes": "sweep.jobs.sizes:SizesJob",
+    "file_sizes": "sweep.jobs.sizes:FileSizesJob",
     "projector_sizes": "sweep.jobs.projector:ProjectorSizesJob",
     "export_check": "sweep.jobs.sizes:ExportCheckJob",
     "prompts": "sweep.jobs.prompt_check:PromptCheckJob",

@@ -88,6 +88,27 @@ class SizesJob(Job[SizesResult]):
 
 
 @dataclass(frozen=True)
+class FileSizesResult(Result):
+    """The sizes of existing files, in the order of the models."""
+
+    sizes: tuple[ModelSize, ...] = ()
+
+
+@dataclass(frozen=True)
+class FileSizesJob(Job[FileSizesResult]):
+    """Read the sizes of GGUF files, and let llama.cpp predict their memory. A copy of a file's header is enough, if it
+    is as long as the file."""
+
+    kind = "file_sizes"
+    result_type = FileSizesResult
+
+    models: tuple[MeasuredModel, ...]
+
+    def run(self, site: Site) -> FileSizesResult:
+        return FileSizesResult(tuple(gguf_size(model, site) for model in self.models))
+
+
+@dataclass(frozen=True)
 class ExportCheckJob(Job[CheckPassed]):
     """Check that llama.cpp can load `model`, a path or a name of the catalogue, and plan the files of its quants, and
     its projector files of the types `mmproj`.

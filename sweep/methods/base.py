@@ -18,7 +18,7 @@ from sweep.jobs.settings import Settings
 
 @dataclass(frozen=True)
 class PredictedSize(ModelSize):
-    """The size of a variant that is not made yet.
+    """The size of a variant before it is measured.
 
     `header_exact`: whether the size of the file's header is exact. `mtp_bytes` are the bytes of layers for multi-token
     prediction. `extra` holds further figures of the method, for JSON."""
@@ -74,7 +74,7 @@ class Variant(ABC):
     def predicted_sizes(
         cls, variants: Sequence[Self], origin: Origin, settings: Settings, imatrix: bool, run_job: RunJob
     ) -> dict[str, PredictedSize]:
-        """The sizes, by name, of those of `variants` that are not made yet.
+        """The sizes, by name, of those of `variants` whose size is known before they are measured.
 
         `imatrix`: whether there will be an importance matrix. Raises InputError, MissingRuntime.
         """

@@ -238,6 +238,25 @@ class GGUFFile(Variant):
         cell, model = with_projector(self, self.projector, model, read_header(file).metadata, file, inputs)
         return [cell], model
 
+    @classmethod
+    def predicted_sizes(
+        cls, variants: Sequence[Self], origin: Origin, settings: Settings, imatrix: bool, run_job: RunJob
+    ) -> dict[str, PredictedSize]:
+        known = {variant.name: (variant, variant.file) for variant in variants if variant.file is not None}
+        if not known:
+            return {}
+        from sweep.jobs.sizes import FileSizesJob  # loads the exporter, which only sizes need
+
+        models = tuple(
+            MeasuredModel(variant.opener, Artefact.of(file), name, "", with_cache(settings, variant.cache))
+            for name, (variant, file) in known.items()
+        )
+        sizes = run_job(FileSizesJob(models)).sizes
+        return {
+            name: PredictedSize(size.file_bytes, size.bits_per_weight, size.memory_bytes, header_exact=True)
+            for name, size in zip(known, sizes, strict=True)
+        }
+
     @property
     def axes(self) -> Axes:
         return Axes(self.projector, self.cache)

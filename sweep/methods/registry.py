@@ -98,7 +98,8 @@ def with_files(variants: Sequence[Variant], say: Callable[[str], None], download
 def predicted_sizes(
     variants: Sequence[Variant], origin: Origin, settings: Settings, imatrix: bool, run_job: RunJob
 ) -> dict[str, PredictedSize]:
-    """The sizes, by name, of those of `variants` that are not made yet. Raises InputError, MissingRuntime."""
+    """The sizes, by name, of those of `variants` whose size is known before they are measured. Raises InputError,
+    MissingRuntime."""
     sizes: dict[str, PredictedSize] = {}
     for kind in dict.fromkeys(type(variant) for variant in variants):
         own = [variant for variant in variants if type(variant) is kind]

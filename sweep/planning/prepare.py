@@ -238,7 +238,7 @@ def prepare_single(request: Request, say: Callable[[str], None], host: Host) -> 
 
 
 def variant_sizes(sweep: Sweep, host: Host) -> dict[str, PredictedSize]:
-    """The predicted sizes of the variants that are not made yet, by name. Raises InputError, MissingRuntime."""
+    """The predicted sizes of the variants, by name, where they are known. Raises InputError, MissingRuntime."""
     imatrix, settings = sweep.plan.about["imatrix"] is not None, sweep.plan.settings
     sizes = predicted_sizes(sweep.variants, sweep.origin, settings, imatrix, host.run_job)
     if not settings.kv_cache.is_default and not sweep.inputs.single:

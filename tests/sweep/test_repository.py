@@ -99,6 +99,21 @@ def test_by_default_one_file_of_each_size_is_measured(published: Path, text: Pat
         planned(published, tmp_path, text, "=Q9")
 
 
+def test_the_plan_has_the_sizes_of_published_files(published: Path, text: Path, tmp_path: Path) -> None:
+    """They are those of files that are made from the checkpoint, whether the whole file is here or only its header."""
+    quants = ("Q4_K_M", "Q3_K_M", "Q4_K_M+kv=q8_0")
+    options = ("--variants", f"={','.join(quants)}", "--dry-run", "--format", "json")
+    with serve({"org/micro-GGUF": published}) as hub:
+        answers = [
+            sweep_on(hub.url, tmp_path, text, name, *options) for name in ("micro", str(published), "org/micro-GGUF")
+        ]
+    made, local, remote = ({row["variant"]: row for row in json.loads(one.stdout)["variants"]} for one in answers)
+    for quant in quants:
+        for found in (local[f"gguf:{quant}"], remote[f"hub:{quant}"]):
+            for part in ("file_bytes", "memory_bytes", "bits_per_weight"):
+                assert found[part] == pytest.approx(made[quant][part], rel=1e-12)
+
+
 def test_published_files_take_the_axes_of_how_they_are_run(published: Path, text: Path, tmp_path: Path) -> None:
     asked = "=Q4_K_M,Q3_K_M,gguf:q4_k_m+kv=q8_0,Q4_K_M+k=q8_0,v=q4_0"
     found = planned(published, tmp_path, text, asked)

@@ -73,6 +73,30 @@ def test_a_sweep_starts_after_one_question_and_only_if_it_can_run(
     play(script())
 
 
+def test_run_pressed_while_planning_asks_when_the_plan_is_ready(swept: Workspace, text: Path) -> None:
+    async def script() -> None:
+        async with opened(swept, "plan", size=(140, 44)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, PlanScreen)
+            fields = {"tasks": "micro_form", "limit": "4", "perplexity": str(text), "window": "256"}
+            screen.change(model="micro", variants=("Q4_K_M",), typed=fields)
+            await pilot.press("R")
+            assert app.screen is screen
+            assert "The plan is being made" in shown(app)
+            await until(pilot, lambda: isinstance(app.screen, StartScreen))
+            assert is_planned(screen)
+            await pilot.press("escape")
+            # What is done in between takes the wish back: another draft, another screen, the fields.
+            for keys in ("space", "1", "e"):
+                screen.change(variants=("Q4_K_M", "Q2_K"))
+                await pilot.press("R", keys)
+                await until(pilot, lambda: is_planned(screen))
+                await pilot.press("2" if keys == "1" else "escape")
+                assert app.screen is screen
+
+    play(script())
+
+
 def test_invalid_input_gives_the_message_of_the_command_line(swept: Workspace, tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{ not json")

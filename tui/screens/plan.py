@@ -75,6 +75,7 @@ class PlanScreen(WorkerHost, Screen[None]):
         self._timer: Timer | None = None
         self._busy = False
         self._error: str | None = None  # the message if there is no plan
+        self._asks_to_run = False  # whether Run was pressed before the plan was ready
         self._planned = Draft()  # the draft that the plan is for
         self._sizes: tuple[str, dict[str, VariantSize]] = ("", {})  # a model, and the sizes of its variants
         self._store_stamp: tuple[int, ...] = ()  # the state of the store when the plan was requested
@@ -101,6 +102,9 @@ class PlanScreen(WorkerHost, Screen[None]):
         self.query_one(Table).focus()
         self._name_keys()
         self.app.theme_changed_signal.subscribe(self, lambda _: self.call_after_refresh(self._repaint))
+
+    def on_screen_suspend(self) -> None:
+        self._asks_to_run = False
 
     def _repaint(self) -> None:
         """Draw with the colours of another theme."""
@@ -173,7 +177,9 @@ class PlanScreen(WorkerHost, Screen[None]):
     def on_descendant_focus(self, event: DescendantFocus) -> None:
         inside = self.query_one(OptionForm) in event.widget.ancestors
         self._make_room(inside)
-        if not inside:
+        if inside:
+            self._asks_to_run = False
+        else:
             self._show_hint()
 
     def _show_hint(self) -> None:
@@ -200,7 +206,7 @@ class PlanScreen(WorkerHost, Screen[None]):
         self.fill()
 
     def _plan_soon(self) -> None:
-        self._error = None
+        self._error, self._asks_to_run = None, False
         if self._timer is not None:
             self._timer.stop()
         self._timer = self.set_timer(WAIT, self._start_planning)
@@ -236,6 +242,8 @@ class PlanScreen(WorkerHost, Screen[None]):
         self.fill()
         if self._sizes[0] != draft.model:
             self._ask_sizes(draft.model)
+        if self._asks_to_run:
+            self.action_run()
 
     @work(thread=True, exit_on_error=False, exclusive=True, group="sizes")
     def _ask_sizes(self, model: str) -> None:
@@ -343,12 +351,14 @@ class PlanScreen(WorkerHost, Screen[None]):
         copy(self.app, self._line())
 
     def action_run(self) -> None:
+        self._asks_to_run = False
         if not self.draft.variants:
             self.notify("First choose a variant with space.", title="Run")
         elif self._error is not None:
             self.notify(self._error, title="Run", severity="error")
         elif self.plan is None or not self._is_current:
-            self.notify("The plan is not ready yet.", title="Run")
+            self._asks_to_run = True
+            self.notify("The plan is being made. You are asked to start it when it is ready.", title="Run")
         elif self.plan["cannot_run"]:
             self.notify("\n".join(self.plan["cannot_run"]), title="This sweep cannot be run", severity="error")
         else:
