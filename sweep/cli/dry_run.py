@@ -41,6 +41,7 @@ def show_plan(sweep: Sweep, output: Output) -> None:
                     }
                     for v in sweep.variants
                 ],
+                "published": list(sweep.published),
                 "skipped": {name: asdict(why) for name, why in sweep.plan.skipped.items()},
                 "cells": [
                     {"cell": cell.label, "done": cell not in todo, "seconds": seconds.get(cell.label)}

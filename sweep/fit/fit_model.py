@@ -132,6 +132,7 @@ def _report(
         projector=projector,
         yarn=options.yarn,
         unreadable=unreadable,
+        published=_published(resolved, own_files),
     )
 
 
@@ -286,6 +287,12 @@ def _own_files(
     if others and found.repository is not None and len(others) == len(variants):  # in addition to the model's own
         wanted = [*(own for own, (one, _) in zip(names, pairs, strict=True) if one is found.repository), *wanted]
     return files, wanted, [line for one in others.values() for line in one.left_out]
+
+
+def _published(found: FoundModel, files: Mapping[str, OwnFile]) -> tuple[str, ...]:
+    """The names of those of these files that the model's repository has; none if it is no repository."""
+    own = set() if found.repository is None else {file.path for file in found.repository.files}
+    return tuple(name for name, file in files.items() if file.path in own)
 
 
 def _notes(machine: FitMachine, has_rpc: bool) -> list[str]:

@@ -154,6 +154,7 @@ class FitReport:
     projector: ProjectorFit | None = None  # the vision tower, if it counts
     yarn: Yarn | None = None  # how the model runs a context that is longer than the trained one
     unreadable: Mapping[str, str] = field(default_factory=dict)  # reasons by path: files of repositories without a row
+    published: tuple[str, ...] = ()  # if the model is a repository of GGUF files: the variants that it has
 
     def kv_type_of(self, row: FitRow) -> str:
         """The type of a row's KV cache."""
@@ -197,6 +198,7 @@ def to_json(report: FitReport) -> dict[str, Any]:
         "draft": report.draft,
         "architecture": report.architecture,
         "trained_context": report.trained_context,
+        "published": list(report.published),
         "yarn": None if report.yarn is None else asdict(report.yarn),
         "projector": None
         if report.projector is None
@@ -256,6 +258,7 @@ def from_json(report: dict[str, Any]) -> FitReport:
         trained_context=report.get("trained_context"),
         projector=_projector_of(report.get("projector")),
         yarn=None if report.get("yarn") is None else Yarn(**report["yarn"]),
+        published=tuple(report.get("published", ())),
     )
 
 

@@ -84,7 +84,8 @@ PUBLISHED = "published"
 class Sweep:
     """A plan with what it was made from. `other_texts` are measured beside `text`, both as far as `precision` says.
     `calibration` is the text for int8 recipes. `cannot_run` are the reasons why only the sizes of the plan are of use;
-    none, unless the request is a dry run. `search_order`: see PlanSpec."""
+    none, unless the request is a dry run. `search_order`: see PlanSpec. `published`: the variants that the model has, if
+    it is a repository of GGUF files, measured or not."""
 
     plan: Plan
     request: Request
@@ -99,6 +100,7 @@ class Sweep:
     calibration: FoundText | None = None
     cannot_run: tuple[str, ...] = ()
     search_order: Mapping[str, Skipped] = field(default_factory=dict)
+    published: tuple[str, ...] = ()
 
     @property
     def piped_texts(self) -> dict[Path, Path]:
@@ -191,7 +193,7 @@ def _prepare_published(
     about = {"id": repository.id, "revision": repository.revision, "notes": list(choice.notes)}
     about["reference"] = choice.reason
     with names_of_files(repository):
-        return _plan(
+        sweep = _plan(
             request,
             model,
             choice.variants,
@@ -204,6 +206,7 @@ def _prepare_published(
             repository=about,
             weights=None if choice.weights is None else published_variant(repository, choice.weights),
         )
+    return replace(sweep, published=tuple(repository.variant(file) for file in repository.files))
 
 
 def prepare_single(request: Request, say: Callable[[str], None], host: Host) -> Sweep:

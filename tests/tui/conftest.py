@@ -19,6 +19,7 @@ from sweep.commands import launch
 from sweep.results.history import find_run
 from sweep.workspace import Workspace
 from tui.screens import plan
+from tui.state.sizes import ModelSizes
 
 RUN_PROCESS = launch._run_process
 
@@ -82,4 +83,4 @@ def asks_processes(_answered_here: None) -> Iterator[None]:
 def stored_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every plan is the one that the pictures show: no process for a pause between keys."""
     monkeypatch.setattr(plan, "planned", lambda *_: stored_answer("plan"))
-    monkeypatch.setattr(plan, "variant_sizes", lambda *_: {})
+    monkeypatch.setattr(plan, "model_sizes", lambda *_: ModelSizes())

@@ -11,8 +11,10 @@ from converters.errors import InputError
 from presets import builtin_models
 from presets.catalogue import models
 from presets.gpus import gpus
+from sweep.planning.preset import load
 from sweep.workspace import Workspace
 from tui.screens.picker import gpu_picker, model_picker
+from tui.state.draft import Draft
 from tui.state.matching import meant, ranked
 from tui.state.paths import common_start, completions
 from tui.state.question import FIT_FIELDS, Question, help_of
@@ -177,3 +179,23 @@ def test_what_is_remembered_is_read_again_and_a_damaged_file_is_not(
     with pytest.raises(InputError, match="the screen will not remember this"):
         session.remember(theme="sweep-light")
     session.remember(theme="sweep-dark")  # said once
+
+
+def test_variants_of_a_repository_replace_those_of_the_preset() -> None:
+    preset, files = load("q2-q8").variants, ("hub:BF16", "hub:Q4_K_M", "hub:Q2_K")
+    draft = Draft(model="org/m-GGUF", variants=preset)
+    assert "--variants" not in draft.arguments()
+    planned = draft.with_plan(files, files[:2])
+    assert (planned.variants, planned.ladder) == (files[:2], files[:2])
+    assert "--variants" not in planned.arguments()
+    assert planned.with_plan(files, files[:2]) == planned
+    fewer = replace(planned, variants=("hub:Q2_K",))
+    assert fewer.arguments()[-2:] == ("--variants", "=hub:Q2_K")
+    assert fewer.with_plan(files, ("hub:BF16", "hub:Q2_K")).variants == ("hub:Q2_K",)
+    assert replace(planned, variants=()).arguments()[-2:] == ("--variants", "=")
+    assert fewer.with_published(files) == fewer
+    for other in (fewer.with_model("micro"), replace(fewer, model="micro").with_published(())):
+        assert other == Draft(model="micro", variants=preset)
+    by_hand = replace(draft, variants=("IQ3_S",))
+    assert by_hand.with_plan(files, ("hub:BF16", "IQ3_S")).variants == ("IQ3_S",)
+    assert by_hand.with_published(files).variants == ()

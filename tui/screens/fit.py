@@ -180,6 +180,7 @@ class FitScreen(WorkerHost, Screen[None]):
         self.query_one("#body").remove_class("hidden")
         self.session.use_gpus(question.gpus)
         self.session.ask(question, str(found.report.context) if found.shortened else None)
+        self.session.draft = self.session.draft.with_published(found.report.published)
         self._remember(question)
         self.fill(found.advised if is_other else None)
 

@@ -30,7 +30,7 @@ from tui.screens.window import replace_question
 from tui.state.draft import Draft, preset_fields, variant_from_input
 from tui.state.question import TARGET_FIELDS, Question
 from tui.state.session import Session
-from tui.state.sizes import VariantSize, variant_sizes
+from tui.state.sizes import ModelSizes, model_sizes
 from tui.theme import palette
 from tui.widgets.filter import FILTER_KEYS, Filter
 from tui.widgets.form import OptionForm, explanation, placeholders
@@ -77,7 +77,7 @@ class PlanScreen(WorkerHost, Screen[None]):
         self._error: str | None = None  # the message if there is no plan
         self._asks_to_run = False  # whether Run was pressed before the plan was ready
         self._planned = Draft()  # the draft that the plan is for
-        self._sizes: tuple[str, dict[str, VariantSize]] = ("", {})  # a model, and the sizes of its variants
+        self._sizes: tuple[str, ModelSizes] = ("", ModelSizes())  # a model, and the sizes of its variants
         self._store_stamp: tuple[int, ...] = ()  # the state of the store when the plan was requested
 
     def compose(self) -> ComposeResult:
@@ -134,7 +134,7 @@ class PlanScreen(WorkerHost, Screen[None]):
         """Show the variants with their figures, and the command."""
         draft, colours = self.draft, palette(self.app)
         model, sizes = self._sizes
-        figures = Figures(self._planned, self.plan or {}, sizes if model == draft.model else {})
+        figures = Figures(self._planned, self.plan or {}, sizes.sizes if model == draft.model else {})
         found = plan_rows(draft, figures, self.query_one(Filter).matches, colours)
         table, rows = self.query_one(Table), self.query_one(Filter).arranged(found)
         first = next((name for name, _ in rows if name in draft.variants), None)
@@ -237,8 +237,11 @@ class PlanScreen(WorkerHost, Screen[None]):
         """Show the plan of a draft, or the message if there is none."""
         if draft != self.draft:
             return  # the draft has changed; its plan was requested or will be when this screen is shown again
-        self._busy, self._planned = False, draft
         self.plan, self._error = (None, found) if isinstance(found, str) else (found, None)
+        if self.plan is not None:
+            names = [row["variant"] for row in self.plan["variants"]]
+            draft = self.session.draft = draft.with_plan(self.plan.get("published", ()), names)
+        self._busy, self._planned = False, draft
         self.fill()
         if self._sizes[0] != draft.model:
             self._ask_sizes(draft.model)
@@ -250,14 +253,18 @@ class PlanScreen(WorkerHost, Screen[None]):
         """Ask for the sizes of all variants, in a process of its own: the plan has those of the chosen ones."""
         worker = get_current_worker()
         try:
-            found = variant_sizes(model, lambda: worker.is_cancelled)
+            found = model_sizes(model, lambda: worker.is_cancelled)
         except CommandCancelled:
             return
         self.deliver(self._show_sizes, model, found)
 
-    def _show_sizes(self, model: str, found: dict[str, VariantSize]) -> None:
+    def _show_sizes(self, model: str, found: ModelSizes) -> None:
         self._sizes = (model, found)
-        self.fill()
+        is_new = self.draft.model == model and found.published and not self.draft.published
+        if is_new:  # there is no plan yet, because variants of the preset were chosen or left out by hand
+            self.change(self.draft.with_published(found.published))
+        else:
+            self.fill()
 
     # --- keys -------------------------------------------------------------------------------------------------------
 
@@ -289,7 +296,7 @@ class PlanScreen(WorkerHost, Screen[None]):
 
     def _choose_model(self, name: str | None) -> None:
         if name is not None:
-            self.change(model=name)
+            self.change(self.draft.with_model(name))
 
     def action_target(self) -> None:
         from tui.screens.fit_settings import FitSettingsScreen
@@ -321,7 +328,8 @@ class PlanScreen(WorkerHost, Screen[None]):
         except InputError as error:
             self.notify(str(error), severity="error", title="Preset")
             return
-        self.change(self.draft.with_typed(**preset_fields(preset)), preset=name, variants=preset.variants)
+        variants = self.draft.variants if self.draft.published else preset.variants
+        self.change(self.draft.with_typed(**preset_fields(preset)), preset=name, variants=variants)
 
     def action_save(self) -> None:
         from tui.screens.prompt import PromptScreen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,12 +24,43 @@ OPTIONS = {option.field: option for option in RUN}
 @dataclass(frozen=True)
 class Draft:
     """A planned sweep. `variants` need not contain the reference, which is measured anyway. `typed` are the other
-    fields of a Request as text; the preset and the model decide about those that are missing or empty."""
+    fields of a Request as text; the preset and the model decide about those that are missing or empty.
+
+    `published` are the variants of the model if it is a repository of GGUF files; those of a preset do not apply then.
+    `ladder` are those that are measured by default, None until a plan has said it."""
 
     model: str = "micro"
     preset: str = "q2-q8"
     variants: tuple[str, ...] = ()
     typed: Mapping[str, str] = field(default_factory=dict)
+    published: tuple[str, ...] = ()
+    ladder: tuple[str, ...] | None = None
+
+    def with_model(self, model: str) -> Draft:
+        """A copy for another model. Variants that only a repository has are replaced by those of the preset."""
+        return replace(self if model == self.model else self._without_published(), model=model)
+
+    def with_published(self, published: Sequence[str]) -> Draft:
+        """A copy that knows which variants the repository has; none: the model is no repository. A repository that was
+        not known before is planned with the variants that are measured by default."""
+        if not published:
+            return self._without_published()
+        return replace(self, published=tuple(published), variants=self.variants if self.published else ())
+
+    def with_plan(self, published: Sequence[str], planned: Sequence[str]) -> Draft:
+        """A copy that knows which variants the repository has, as above, from the plan of this draft. If no variants
+        were chosen, those of the plan are the ones that are measured by default."""
+        if not published:
+            return self._without_published()
+        draft = replace(self, published=tuple(published))
+        if self._variants(load(self.preset)):
+            return draft
+        return replace(draft, variants=tuple(planned), ladder=tuple(planned))
+
+    def _without_published(self) -> Draft:
+        if not self.published:
+            return self
+        return replace(self, variants=load(self.preset).variants, published=(), ladder=None)
 
     def typed_value(self, name: str) -> str:
         """The text of a field."""
@@ -54,6 +85,8 @@ class Draft:
     def _variants(self, preset: Preset) -> str:
         """The value of --variants. The reference can be left out, unless torch runs all other variants: then it is
         measured only if it is named."""
+        if self.published:
+            return "" if set(self.variants) == set(self.ladder or ()) else "=" + ",".join(self.variants)
         typed = self.typed_value("reference")
         reference = preset.reference if typed in ("", AUTO) else typed
         if reference == preset.reference and set(self.variants) == set(preset.variants):

@@ -72,7 +72,7 @@ class Session:
         target = {name: question.value(name) for name in TARGET_FIELDS}
         if self._planned() != (question.model, *typed.values(), *target.values()):
             typed |= {name: text for name, text in target.items() if text or self.draft.typed_value(name)}
-            self.draft = replace(self.draft, model=question.model).with_typed(**typed)
+            self.draft = self.draft.with_model(question.model).with_typed(**typed)
         self._shared = self._planned()
 
     def take_plan(self) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from converters.errors import InputError
 from sweep.commands.launch import run_command
@@ -21,11 +21,20 @@ class VariantSize:
     memory_bytes: int | None = None
 
 
-def variant_sizes(model: str, is_cancelled: Callable[[], bool]) -> dict[str, VariantSize]:
+@dataclass(frozen=True)
+class ModelSizes:
+    """The sizes of a model's variants, and the variants that the model has if it is a repository of GGUF files."""
+
+    sizes: Mapping[str, VariantSize] = field(default_factory=dict)
+    published: tuple[str, ...] = ()
+
+
+def model_sizes(model: str, is_cancelled: Callable[[], bool]) -> ModelSizes:
     """The sizes by variant; none if the model cannot be read: its plan gives the message. Raises CommandCancelled."""
     arguments = ["fit", model, "--gpu", _LARGE, "--no-offload", "--format", "json"]
     try:
-        rows = run_command(arguments, is_cancelled=is_cancelled)[-1]["rows"]
+        answer = run_command(arguments, is_cancelled=is_cancelled)[-1]
     except InputError:
-        return {}
-    return {row["variant"]: VariantSize(row["bits_per_weight"], row["file_bytes"]) for row in rows}
+        return ModelSizes()
+    sizes = {row["variant"]: VariantSize(row["bits_per_weight"], row["file_bytes"]) for row in answer["rows"]}
+    return ModelSizes(sizes, tuple(answer["published"]))

@@ -84,7 +84,10 @@ def _todo(name: str, left: Mapping[str, int] | None) -> str:
 
 
 def _offered(draft: Draft) -> list[str]:
-    """The variants that were added by name, then all quants, then variants that torch runs (not for a GGUF model)."""
+    """The variants that were added by name, then those that the repository has; or else all quants, then variants that
+    torch runs (not for a GGUF model)."""
+    if draft.published:
+        return [*(variant for variant in draft.variants if variant not in draft.published), *draft.published]
     from_gguf = draft.model.endswith(".gguf")
     known = [
         name for method in methods() if method.baseline is None or not from_gguf for name in method.suggested_names()
