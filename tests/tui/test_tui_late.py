@@ -191,6 +191,25 @@ def test_a_plan_of_an_earlier_draft_is_not_shown(fixed: Workspace, monkeypatch: 
     play(script())
 
 
+def test_a_draft_that_an_answer_on_fit_changed_is_planned(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = Answers(stored_answer("plan"))
+    monkeypatch.setattr(plan, "planned", answers)
+
+    async def script() -> None:
+        async with opened(fixed, "plan", RUN, (140, 40)) as (app, pilot):
+            screen = app.screen
+            assert isinstance(screen, PlanScreen)
+            await until(pilot, lambda: answers.questions)
+            app.session.draft = screen.draft.with_typed(ctx="512")
+            answers.give()
+            await until(pilot, lambda: screen.plan is not None)
+            assert screen._planned.typed_value("ctx") == "512"
+            command, _, _ = answers.questions[-1]
+            assert "512" in command.arguments
+
+    play(script())
+
+
 def test_a_deselected_variant_is_not_shown_as_a_reference(fixed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """+ marks variants that the plan adds. Until the next plan, a deselected variant is still in the current plan."""
     monkeypatch.setattr(plan, "planned", lambda *_: stored_answer("plan"))

@@ -235,8 +235,10 @@ class PlanScreen(WorkerHost, Screen[None]):
 
     def show(self, draft: Draft, found: dict[str, Any] | str) -> None:
         """Show the plan of a draft, or the message if there is none."""
-        if draft != self.draft:
-            return  # the draft has changed; its plan was requested or will be when this screen is shown again
+        if draft != self.draft:  # an answer on the Fit screen can change it while its plan is computed
+            if self._timer is None:
+                self._plan_soon()
+            return
         self.plan, self._error = (None, found) if isinstance(found, str) else (found, None)
         if self.plan is not None:
             names = [row["variant"] for row in self.plan["variants"]]
