@@ -11,9 +11,12 @@ from dataclasses import dataclass, replace
 
 from sweep.commands.run_advice import advise_on_run
 from sweep.planning.prepare import Sweep
+from sweep.record import Record
 from sweep.results.plan import Plan, Skipped
 from sweep.results.records import records
 from sweep.results.store import Store
+
+NOT_NEEDED = "is not needed: no variant is compared with it"
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,17 @@ class SmallestFirst:
             if advise_on_run([*base, *tried], plan, self.sweep.workspace, question).variant == name:
                 left = list(sizes)[list(sizes).index(name) + 1 :]
                 reason = f"is larger than {name}, which is good enough"
-                unmeasured = (one for one in left if one not in plan.skipped and rows[one].status == "pending")
-                return {one: replace(sizes[one], reason=reason) for one in unmeasured}
+                unmeasured = [one for one in left if one not in plan.skipped and rows[one].status == "pending"]
+                found = {one: replace(sizes[one], reason=reason) for one in unmeasured}
+                return found | {one: Skipped(NOT_NEEDED) for one in self._unneeded(found, rows)}
         return {}
+
+    def _unneeded(self, skipped: Mapping[str, Skipped], rows: Mapping[str, Record]) -> list[str]:
+        """The references of methods whose variants are all skipped."""
+        variants = self.sweep.variants
+        left = {one.baseline for one in variants if one.name not in skipped and one.name != one.baseline}
+        own = {one.baseline for one in variants if one.baseline is not None} - left - {self.sweep.plan.reference}
+        return [name for name in own if name in rows and rows[name].status == "pending"]
 
 
 def without(plan: Plan, skipped: Mapping[str, Skipped]) -> Plan:

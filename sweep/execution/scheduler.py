@@ -59,6 +59,8 @@ class Scheduler:
     - `on_variant_done` is called with the name of each variant whose cells have all ended.
     - `predicted` are the seconds that cells took in earlier runs, by label, for those who show the time left.
     - `next_cells` returns further cells after each result, for measurements that work in rounds. They run next.
+    - `prepares_first`: files are made before anything is measured, those of one batch together; otherwise when it is the
+      variant's turn, because it may not come.
     - `last_cells` returns further cells when all others have ended, again and again until there are no new ones.
     """
 
@@ -71,6 +73,7 @@ class Scheduler:
     on_variant_done: Callable[[str], None] = lambda _variant: None
     next_cells: NextCells | None = None
     last_cells: Callable[[], Iterable[Cell]] | None = None
+    prepares_first: bool = True
     predicted: Mapping[str, float] = field(default_factory=dict)
     _waiting: list[Cell] = field(default_factory=list)
     _running: dict[str, list[Cell]] = field(default_factory=dict)
@@ -254,9 +257,9 @@ class Scheduler:
         return len((on_disk & in_use) - {cell.key}) < DOWNLOADED
 
     def _priority(self, cell: Cell) -> int:
-        """Preparation jobs come first. If several jobs can run at the same time, exclusive jobs come next. The other
-        cells run in the order of the plan, variant by variant."""
-        return 0 if cell.job.is_preparation else 1 if cell.job.exclusive and self.executor.slots > 1 else 2
+        """Preparation jobs come first, if they are to. If several jobs can run at the same time, exclusive jobs come
+        next. The other cells run in the order of the plan, variant by variant."""
+        return 0 if cell.job.is_preparation and self.prepares_first else 1 if cell.job.exclusive and self.executor.slots > 1 else 2
 
     def _is_ready(self, cell: Cell) -> bool:
         """Whether all cells that it waits for have ended, and no cell of its group is running."""
@@ -269,7 +272,7 @@ class Scheduler:
 
     def _batch_of(self, cell: Cell) -> list[Cell]:
         """The cells that run together with this one."""
-        if cell.job.batch_key is None or cell.key in self._run_alone:
+        if cell.job.batch_key is None or cell.key in self._run_alone or not self.prepares_first:
             return [cell]
         found: dict[str, Cell] = {}
         for one in self._waiting:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import PurePath
 from typing import Any
 
@@ -133,11 +134,11 @@ def _inputs_of(variant: Variant, spec: PlanSpec) -> SweepInputs:
 
 
 def _ordered(spec: PlanSpec) -> Sequence[Variant]:
-    places = {name: place for place, name in enumerate(spec.search_order)}
-    ordered = sorted(
-        spec.variants,
-        key=lambda one: (one.name != spec.reference, one.baseline is not None, places.get(one.name, -1)),
-    )
+    if spec.search_order:
+        places = _search_places(spec)
+        ordered = sorted(spec.variants, key=lambda one: (one.name != spec.reference, places.get(one.name, -1)))
+    else:
+        ordered = sorted(spec.variants, key=lambda one: (one.name != spec.reference, one.baseline is not None))
     if spec.reference_file is None and (not ordered or ordered[0].name != spec.reference):
         raise InputError(f"the reference {spec.reference} is not among the variants; add it with --variants")
     source = spec.imatrix_source
@@ -146,6 +147,15 @@ def _ordered(spec: PlanSpec) -> Sequence[Variant]:
             "--imatrix auto needs a model as reference, because the reference reads the text; give --imatrix FILE"
         )
     return ordered
+
+
+def _search_places(spec: PlanSpec) -> dict[str, float]:
+    """The places of variants in a search. What others are compared with comes right before the first of them."""
+    places: dict[str, float] = {name: place for place, name in enumerate(spec.search_order)}
+    for one in spec.variants:
+        if one.baseline is not None and one.name in spec.search_order:
+            places[one.baseline] = min(places.get(one.baseline, inf), places[one.name] - 0.5)
+    return places
 
 
 def _run_name(spec: PlanSpec, cells: Sequence[Cell]) -> str:

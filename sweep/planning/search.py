@@ -33,4 +33,4 @@ def search_order(
             if size is None
             else Skipped("", size.file_bytes, size.bits_per_weight, size.memory_bytes)
         )
-    return dict(sorted(sizes.items(), key=lambda pair: pair[1].file_bytes))
+    return dict(sorted(sizes.items(), key=lambda pair: pair[1].file_bytes or 0))

@@ -30,7 +30,7 @@ class Skipped:
     enough), its size, and the bytes of memory that it would need, as far as they are known."""
 
     reason: str
-    file_bytes: int
+    file_bytes: int | None = None
     bits_per_weight: float | None = None
     memory_bytes: int | None = None
 

@@ -35,6 +35,7 @@ def run(arguments: list[str], *more: str) -> tuple[list[dict[str, Any]], dict[st
 def test_larger_variants_are_left_out_and_said_to_be(arguments: list[str]) -> None:
     events, records, advised = run(arguments, "--search", "smallest-first")
     started = [event["cell"] for event in events if event["event"] == "cell_started"]
+    assert [cell for cell in started if cell.endswith("/export")] == ["BF16/export", "Q2_K/export", "Q5_K_M/export"]
     texts = [cell.partition("/")[0] for cell in started if cell.endswith("/text")]
     assert texts == ["BF16", "Q2_K", "Q5_K_M"]  # the reference, then from the smallest up
     (dropped,) = (event["dropped"] for event in events if event["event"] == "cells_dropped")
@@ -60,6 +61,23 @@ def test_larger_variants_are_left_out_and_said_to_be(arguments: list[str]) -> No
     assert started == [f"{name}/text" for name in reversed(LARGER)] or started == [f"{name}/text" for name in LARGER]
     assert {record["status"] for record in everything.values()} == {"ok"}
     assert advised == "Q5_K_M"
+
+
+def test_what_larger_variants_need_is_not_made(arguments: list[str], tmp_path: Path) -> None:
+    """Neither their checkpoints nor their reference."""
+    search = ("--search", "smallest-first", "--workspace")
+    events, records, advised = run(arguments, *search, str(tmp_path / "1"), "--variants", "=Q5_K_M,rtn:w8,rtn:w2g128")
+    assert advised == "Q5_K_M"
+    started = [event["cell"] for event in events if event["event"] == "cell_started"]
+    order = list(dict.fromkeys(cell.rpartition("/")[0] for cell in started))
+    assert order == ["BF16", "torch:BF16", "rtn:w2g128", "Q5_K_M"]  # smallest first, each after what it is compared with
+    assert records["rtn:w8"]["error"] == "is larger than Q5_K_M, which is good enough"
+
+    events, records, advised = run(arguments, *search, str(tmp_path / "2"), "--variants", "=Q5_K_M,rtn:w8")
+    assert advised == "Q5_K_M"
+    (dropped,) = (event["dropped"] for event in events if event["event"] == "cells_dropped")
+    assert {cell.rpartition("/")[0] for cell in dropped} == {"torch:BF16", "rtn:w8"}
+    assert records["torch:BF16"]["error"] == "is not needed: no variant is compared with it"
 
 
 def test_with_a_target_that_only_a_large_variant_reaches_the_search_goes_on(arguments: list[str]) -> None:
