@@ -24,6 +24,7 @@ FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
     "preprocessor_config.json",
+    "normalizer.json",
     "processor_config.json",
 )
 

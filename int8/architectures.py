@@ -134,11 +134,17 @@ class QuantizableArchitecture:
     A fold applies to a layer that has its producer and all consumers, because the layers of a model differ (attention
     or DeltaNet, experts or one MLP). `attention` has the modules of Q, K and V. `routers` are paths of weights in a
     layer that transformers keeps as parameters of a class of its own, so they are not linear layers to quantize.
+    `cross_attention` has Q from the decoder, and K and V from the encoder.
     """
 
     folds: tuple[FoldRule, ...]
     attention: AttentionModules = AttentionModules()
     routers: tuple[str, ...] = ("mlp.gate",)
+    cross_attention: AttentionModules | None = None
+
+    @property
+    def attentions(self) -> tuple[AttentionModules, ...]:
+        return (self.attention,) if self.cross_attention is None else (self.attention, self.cross_attention)
 
 
 _PLAIN = QuantizableArchitecture(ATTENTION + MLP)
@@ -159,6 +165,42 @@ ARCHITECTURES: dict[str, QuantizableArchitecture] = {
     "qwen3_5_moe_text": QuantizableArchitecture(_one_plus(ATTENTION, QWEN3_5_DELTANET, SHARED_MOE)),
 }
 """model_type of the text config -> architecture."""
+
+# Both stacks of Whisper. There is no fold into fc2: GELU is no multiplication.
+_WHISPER_LAYER = (
+    FoldRule(
+        Fold.NORM_QKV,
+        "self_attn_layer_norm",
+        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        ProducerKind.NORM,
+    ),
+    FoldRule(Fold.V_O, "self_attn.v_proj", ("self_attn.out_proj",)),
+    FoldRule(Fold.NORM_QKV, "encoder_attn_layer_norm", ("encoder_attn.q_proj",), ProducerKind.NORM),
+    FoldRule(Fold.V_O, "encoder_attn.v_proj", ("encoder_attn.out_proj",)),
+    FoldRule(Fold.NORM_GATE_UP, "final_layer_norm", ("fc1",), ProducerKind.NORM),
+)
+_WHISPER_ATTENTION = AttentionModules(query_norm=None, key_norm=None, output="out_proj")
+SPEECH: dict[str, QuantizableArchitecture] = {
+    "whisper": QuantizableArchitecture(
+        _WHISPER_LAYER, _WHISPER_ATTENTION, cross_attention=replace(_WHISPER_ATTENTION, path="encoder_attn")
+    ),
+}
+"""Speech models with an encoder and a decoder, by model_type."""
+ENCODER_OUTPUT = FoldRule(
+    Fold.NORM_QKV,
+    "encoder.layer_norm",
+    ("decoder.layers.*.encoder_attn.k_proj", "decoder.layers.*.encoder_attn.v_proj"),
+    ProducerKind.NORM,
+)
+"""The fold of a speech model outside its layers, by paths in the model without its head: the cross-attention of every
+decoder layer reads the same states. `*` stands for the number of every decoder layer."""
+
+
+def architecture(model_type: str) -> QuantizableArchitecture | None:
+    """What int8 knows of an architecture; None if it knows nothing."""
+    return ARCHITECTURES.get(model_type) or SPEECH.get(model_type)
+
+
 _WITHOUT_TEXT_CONFIG = {"qwen2_5_vl": "qwen2_5_vl_text"}
 
 
@@ -175,7 +217,8 @@ def require_quantizable(path: Path) -> None:
     """Raise InputError if `path` has no checkpoint, an unsupported architecture, or a quantized checkpoint."""
     require_language_model(path.name, path)
     config = read_config(path)
-    require_known(text_type(config), f"{path / 'config.json'}: ")
+    if config.get("model_type") not in SPEECH:
+        require_known(text_type(config), f"{path / 'config.json'}: ")
     quantization = config.get("quantization_config") or config.get("compression_config")
     if quantization:
         unknown = "unknown method"
@@ -183,6 +226,11 @@ def require_quantizable(path: Path) -> None:
         raise InputError(
             f"{path / 'config.json'}: the checkpoint is already quantized ({method}); give the original checkpoint"
         )
+
+
+def is_speech(path: Path) -> bool:
+    """Whether the checkpoint `path` is of a speech model that int8 supports. Raises InputError for a wrong config."""
+    return read_config(path).get("model_type") in SPEECH
 
 
 def require_vision_config(path: Path, name: str) -> None:

@@ -63,8 +63,8 @@ def int8_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
     """Called by transformers: from query [batch, heads, tokens, width] to output [batch, tokens, heads, width]."""
-    recipe: Recipe = module.int8_recipe  # type: ignore[assignment]
-    if not recipe.int8_attention or query.shape[2] == 1:
+    recipe: Recipe | None = getattr(module, "int8_recipe", None)
+    if recipe is None or not recipe.int8_attention or query.shape[2] == 1:
         return fake_quant_attention(module, query, key, value, attention_mask, **options)
     quantizers = quantizer_of(module, "query"), quantizer_of(module, "key"), quantizer_of(module, "value")
     given = (query, key, value)

@@ -17,7 +17,7 @@ from int8.architectures import AttentionModules
 from int8.expert_tokens import ExpertTokens
 from int8.fakequant import attentions, quantized_parts
 from int8.fold import FoldRule
-from int8.layer_inputs import LayerInputs
+from int8.layer_inputs import StackInputs
 from int8.observers import ChannelMaxObserver, RangeObserver, require_finite
 from int8.recipe import Activations, Insertion, Recipe, Scales
 from int8.statistics import Statistics, stack_range
@@ -29,18 +29,20 @@ Observer = Callable[[Tensor], None]
 
 
 class LayerPasses:
-    """The passes of the samples through the decoder's layer number `index`; messages call it `path`."""
+    """The passes of the samples through the layer number `index` of a stack. Statistics have its `key`; messages call
+    it `path`."""
 
     def __init__(
         self,
         layer: nn.Module,
         index: int,
+        key: str,
         path: str,
         recipe: Recipe,
-        inputs: LayerInputs,
+        inputs: StackInputs,
         statistics: Statistics,
     ) -> None:
-        self._layer, self._index, self._path = layer, index, path
+        self._layer, self._index, self._key, self._path = layer, index, key, path
         self._recipe, self._inputs, self._statistics = recipe, inputs, statistics
 
     def measure_maxima(self, rules: list[FoldRule], last: bool) -> None:
@@ -68,7 +70,7 @@ class LayerPasses:
                     *((part, Insertion.PROJECTION, "") for part in ("query", "key", "value")),
                     *((part, Insertion.ROPE, ".rope") for part in ("query", "key")),
                 ):
-                    seen = found[f"self_attn.{name}{suffix}"] = self._range("channel", 1)
+                    seen = found[f"{modules.path}.{name}{suffix}"] = self._range("channel", 1)
                     self._watch_attention(stack, attention, modules, name, at, seen.observe)
 
         self._pass(watch, last=True)
@@ -80,13 +82,17 @@ class LayerPasses:
         found: dict[str, RangeObserver] = {}
 
         def watch(stack: ExitStack) -> None:
-            for name in linears if self._recipe.activations is Activations.STATIC else ():
+            for name in linears:
+                if self._recipe.activations_of(name) is not Activations.STATIC:
+                    continue
                 width = self._layer.get_submodule(name).get_parameter("weight").shape[1]
                 seen = found[name] = self._range("tensor", width)
                 self._watch_input(stack, name, seen.observe)
             for attention, modules in attentions(self._layer):
                 for name, scales in quantized_parts(self._recipe):
-                    seen = found[f"self_attn.{name}"] = self._range(scales, _group_width(attention, name, scales))
+                    seen = found[f"{modules.path}.{name}"] = self._range(
+                        scales, _group_width(attention, modules, name, scales)
+                    )
                     self._watch_attention(stack, attention, modules, name, self._recipe.insertion, seen.observe)
 
         self._pass(watch, last=True)
@@ -103,7 +109,7 @@ class LayerPasses:
             ends = seen.ends()
             assert ends is not None  # experts that no token reached have read the first tokens
             require_finite(torch.stack(ends), f"{self._path}.{name}")
-            self._statistics.ranges[f"{self._index}.{name}"] = stack_range(*ends)
+            self._statistics.ranges[f"{self._key}.{name}"] = stack_range(*ends)
 
     def _range(self, grouping: str, width: int) -> RangeObserver:
         return RangeObserver(grouping, self._recipe.percentile, self._inputs.n_tokens * width)
@@ -113,7 +119,7 @@ class LayerPasses:
     ) -> None:
         for rule in rules:
             seen = ChannelMaxObserver()
-            found[f"{self._index}.{rule.fold}.{rule.producer}"] = rule, seen
+            found[f"{self._key}.{rule.fold}.{rule.producer}"] = rule, seen
             if rule.producer.endswith("layernorm"):  # observed at the output, because an expert reads only some tokens
                 self._watch_output(stack, rule.producer, seen.observe)
             else:
@@ -173,7 +179,7 @@ class LayerPasses:
                     if not self._inputs.halve():
                         raise self._inputs.too_large(self._path) from error
         for number, count in enumerate(experts.counts):
-            self._statistics.expert_tokens[f"{self._index}.{number}"] = count
+            self._statistics.expert_tokens[f"{self._key}.{number}"] = count
 
 
 def _as_one_head(observe: Observer) -> Observer:
@@ -181,12 +187,12 @@ def _as_one_head(observe: Observer) -> Observer:
     return lambda x: observe(x.unsqueeze(-2))
 
 
-def _group_width(attention: nn.Module, name: str, scales: Scales) -> int:
+def _group_width(attention: nn.Module, modules: AttentionModules, name: str, scales: Scales) -> int:
     """The number of values per token that share one scale of Q, K or V."""
-    config: Any = attention.config
     width = int(attention.head_dim)  # type: ignore[arg-type]  # torch types every attribute as a module
-    if scales is Scales.TENSOR:
-        return width * int(config.num_attention_heads if name == "query" else config.num_key_value_heads)
+    if scales is Scales.TENSOR:  # the projection of Q may have a gate as well
+        linear, axis = (modules.output, 1) if name == "query" else (modules.key, 0)
+        return int(attention.get_submodule(linear).get_parameter("weight").shape[axis])
     return width if scales is Scales.HEAD else 1
 
 

@@ -45,7 +45,7 @@ def measure_channels(
             rules = fold_rules(layer, decoder.model_type, ALL_FOLDS)
             linears = linears_to_quantize(layer, path, _EVERYTHING)
             with read_in_float32(layer, where, path):
-                LayerPasses(layer, index, path, _EVERYTHING, inputs, seen).measure_channels(rules, linears)
+                LayerPasses(layer, index, str(index), path, _EVERYTHING, inputs, seen).measure_channels(rules, linears)
     finally:
         decoder.module.set_attn_implementation(before)
     return seen
@@ -65,7 +65,9 @@ def statistics_for(recipe: Recipe, model: PreTrainedModel, seen: Statistics) -> 
     for index, layer in enumerate(decoder.layers):
         linears = linears_to_quantize(layer, f"{decoder.path}.{index}", recipe)
         divided = _divided(layer, index, decoder.model_type, recipe, maxima, linears)
-        for name in linears if recipe.activations is Activations.STATIC else ():
+        for name in linears:
+            if recipe.activations_of(name) is not Activations.STATIC:
+                continue
             known.ranges[f"{index}.{name}"] = _grouped(_of(seen, f"{index}.{name}", divided.get(name)), 1)
         for attention, _ in attentions(layer):
             for part, scales in quantized_parts(recipe):

@@ -1,7 +1,7 @@
 """A calibrated model as a directory, which can be loaded without the original checkpoint.
 
     config.json, model-*.safetensors (+ index), tokenizer   compressed-tensors, which vLLM and transformers read
-    preprocessor_config.json and others                     if the model takes images
+    preprocessor_config.json and others                     if the model takes images or speech
     int8.json                                               the recipe and a record of the calibration
     int8-attention.safetensors                              scales of Q, K and V, if the recipe quantizes them
 
@@ -199,8 +199,8 @@ def _fill(model: PreTrainedModel, recipe: Recipe, tensors: dict[str, Tensor], pa
     linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     for name, linear in linears:
         if f"{name}.weight_scale" in tensors:
-            replace_linear(model, name, FakeQuantLinear(from_file(tensors, name, linear, recipe, path), recipe))
-    known = {id(attention) for attention, _ in attentions(model)}
+            replace_linear(model, name, FakeQuantLinear(from_file(tensors, name, linear, recipe, path), recipe, name))
+    known = {id(attention) for attention, _ in attentions(model, recipe.stacks)}
     for name, module in model.named_modules():
         if id(module) in known:
             for part, _ in quantized_parts(recipe):

@@ -31,7 +31,12 @@ def quantization_config(recipe: Recipe, ignored: list[str]) -> dict[str, Any]:
     activations = _ACTIVATIONS[recipe.activations]
     form = "int-quantized" if activations else "pack-quantized"
     weights = {**_INT8, "strategy": "channel", "symmetric": True, "dynamic": False}
-    return config_entry(form, weights, activations and {**activations, "symmetric": recipe.symmetric}, ignored)
+    entry = config_entry(form, weights, activations and {**activations, "symmetric": recipe.symmetric}, ignored)
+    if recipe.has_dynamic_fc2:  # a group whose targets name layers goes before one for a class
+        inputs = {**(_ACTIVATIONS[Activations.DYNAMIC] or {}), "symmetric": recipe.symmetric}
+        group = {**entry["config_groups"]["group_0"], "targets": ["re:.*\\.fc2$"], "input_activations": inputs}
+        entry["config_groups"]["group_1"] = group
+    return entry
 
 
 def config_entry(
@@ -60,7 +65,7 @@ def config_entry(
 
 
 def to_file(layer: QuantizedLinear, recipe: Recipe) -> dict[str, Tensor]:
-    """A layer's tensors: name relative to the layer's path -> tensor."""
+    """A layer's tensors: name relative to the layer's path -> tensor. Static scales are among them if it has any."""
     tensors = {"weight_scale": layer.weight_scale[:, None]}
     if recipe.activations is Activations.FLOAT:
         tensors |= {"weight_packed": _pack(layer.weight), "weight_shape": torch.tensor(layer.weight.shape)}
@@ -92,7 +97,7 @@ def from_file(tensors: dict[str, Tensor], path: str, linear: nn.Linear, recipe: 
         weight = take("weight", rows, columns, dtype=torch.int8)
     scale = take("weight_scale", rows, 1).reshape(rows)
     bias = None if linear.bias is None else take("bias", rows)
-    if recipe.activations is not Activations.STATIC:
+    if recipe.activations_of(path) is not Activations.STATIC:
         return QuantizedLinear(weight, scale, bias)
     zero_point = torch.zeros(1) if recipe.symmetric else take("input_zero_point", 1)
     return QuantizedLinear(

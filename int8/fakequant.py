@@ -15,7 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from converters.errors import InputError
-from int8.architectures import ARCHITECTURES, AttentionModules
+from int8.architectures import AttentionModules, architecture
 from int8.arithmetic import (
     QuantizedLinear,
     Quantizer,
@@ -24,7 +24,7 @@ from int8.arithmetic import (
     quantize_weight,
     token_scales,
 )
-from int8.recipe import Activations, Insertion, Recipe, Scales
+from int8.recipe import Activations, Insertion, Recipe, Scales, Stacks
 
 ATTENTION = "bitsweep_fake_quant"  # our attention function's name in transformers
 
@@ -52,9 +52,10 @@ class FakeQuantLinear(_Float32Buffers):
     input_scale: Tensor | None
     input_zero_point: Tensor | None
 
-    def __init__(self, state: QuantizedLinear, recipe: Recipe) -> None:
+    def __init__(self, state: QuantizedLinear, recipe: Recipe, path: str = "") -> None:
+        """`path` is the layer's path in the model, or in a layer of it."""
         super().__init__()
-        self.activations, self.symmetric = recipe.activations, recipe.symmetric
+        self.activations, self.symmetric = recipe.activations_of(path), recipe.symmetric
         for name in ("weight", "weight_scale", "bias", "input_scale", "input_zero_point"):
             self.register_buffer(name, getattr(state, name))
 
@@ -124,19 +125,21 @@ def quantized_parts(recipe: Recipe) -> Iterator[tuple[str, Scales]]:
             yield name, scales
 
 
-def attentions(module: nn.Module) -> Iterator[tuple[nn.Module, AttentionModules]]:
-    """The softmax attention modules in a model or a layer, each with its entry of the architecture table."""
+def attentions(module: nn.Module, stacks: Stacks = Stacks.BOTH) -> Iterator[tuple[nn.Module, AttentionModules]]:
+    """The softmax attention modules in these stacks of a model, or in a layer, each with its entry of the architecture
+    table."""
     for path, found in module.named_modules():
-        known = ARCHITECTURES.get(getattr(getattr(found, "config", None), "model_type", ""))
-        if known is not None and path.rpartition(".")[2] == known.attention.path:
-            yield found, known.attention
+        known = architecture(getattr(getattr(found, "config", None), "model_type", ""))
+        for modules in () if known is None or not stacks.include(path) else known.attentions:
+            if path.rpartition(".")[2] == modules.path:
+                yield found, modules
 
 
 def require_attention(model: PreTrainedModel, recipe: Recipe) -> None:
     """Raise InputError if a recipe quantizes Q, K, V or the KV cache, but the model has no attention known to int8."""
     if not (recipe.quantizes_attention or recipe.int8_kv_cache):
         return
-    found = list(attentions(model))
+    found = list(attentions(model, recipe.stacks))
     model_type = model.get_decoder().config.model_type
     remedy = "choose a recipe that leaves attention and the KV cache float, such as w8a8"
     if not found:
@@ -152,6 +155,15 @@ def require_attention(model: PreTrainedModel, recipe: Recipe) -> None:
             )
 
 
+def require_stacks(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Raise InputError if a recipe has settings for layers that the model does not have: an encoder, fc2."""
+    model_type = model.get_decoder().config.model_type
+    if recipe.stacks is not Stacks.BOTH and not model.config.is_encoder_decoder:
+        raise InputError(f"recipe {recipe.name}: this {model_type} model has no encoder; leave @{recipe.stacks} out")
+    if recipe.has_dynamic_fc2 and not any(name.endswith(".fc2") for name, _ in model.named_modules()):
+        raise InputError(f"recipe {recipe.name}: this {model_type} model has no layers fc2 after GELU; leave fc2 out")
+
+
 def attach_attention(model: PreTrainedModel, recipe: Recipe) -> None:
     """Let all attention modules use their `query_quantizer`, `key_quantizer` and `value_quantizer` as the recipe says.
 
@@ -160,14 +172,20 @@ def attach_attention(model: PreTrainedModel, recipe: Recipe) -> None:
     if not (recipe.quantizes_attention or recipe.int8_kv_cache):
         return
     require_attention(model, recipe)
-    for attention, modules in attentions(model):
+    for attention, modules in attentions(model, recipe.stacks):
         attention.int8_recipe = recipe  # type: ignore[assignment]  # torch types every attribute as a module
         if quantizes_projections(recipe):
             for norm, name in ((modules.query_norm, "query"), (modules.key_norm, "key")):
                 if norm is not None:
                     _quantize_before(attention.get_submodule(norm), attention.get_submodule(f"{name}_quantizer"))
     quantize_outputs(model, recipe)
-    model.get_decoder().set_attn_implementation(ATTENTION)  # not that of a vision tower
+    use_attention(model, ATTENTION)
+
+
+def use_attention(model: PreTrainedModel, name: str) -> None:
+    """Let a model use the attention function of this name: in its decoder, and in the encoder of a speech model, which
+    has the same config; but not in a vision tower."""
+    model.get_decoder().set_attn_implementation(name)
 
 
 def quantizes_projections(recipe: Recipe) -> bool:
@@ -178,7 +196,7 @@ def quantizes_projections(recipe: Recipe) -> bool:
 def quantize_outputs(model: PreTrainedModel, recipe: Recipe) -> None:
     """Quantize the outputs of the linear layers that compute Q and K, if the recipe says so and there are no norms
     after them. Needed again when other modules replace these layers."""
-    for attention, modules in attentions(model) if quantizes_projections(recipe) else ():
+    for attention, modules in attentions(model, recipe.stacks) if quantizes_projections(recipe) else ():
         for norm, linear, name in (
             (modules.query_norm, modules.query, "query"),
             (modules.key_norm, modules.key, "key"),
@@ -220,8 +238,10 @@ def _through(attention: nn.Module, name: str, x: Tensor) -> Tensor:
 def fake_quant_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """transformers' SDPA on quantized inputs. Past keys and values are quantized again, which does not change them."""
-    query, key, value = quantized_inputs(module, query, key, value)
+    """transformers' SDPA on quantized inputs. Past keys and values are quantized again, which does not change them.
+    A module in a stack that the recipe leaves float has no recipe."""
+    if hasattr(module, "int8_recipe"):
+        query, key, value = quantized_inputs(module, query, key, value)
     out: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     return out
 

@@ -13,13 +13,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from int8.architectures import ARCHITECTURES, FoldRule, ProducerKind, Spread
+from int8.architectures import FoldRule, ProducerKind, Spread, architecture
 from int8.recipe import Fold
 
 
 def fold_rules(layer: nn.Module, model_type: str, folds: tuple[Fold, ...]) -> list[FoldRule]:
     """The rules of the chosen folds that apply to a decoder layer (with separate experts), with `*` replaced."""
-    return matching_rules(layer, ARCHITECTURES[model_type].folds, folds)
+    known = architecture(model_type)
+    assert known is not None
+    return matching_rules(layer, known.folds, folds)
 
 
 def matching_rules(layer: nn.Module, table: tuple[FoldRule, ...], folds: tuple[Fold, ...]) -> list[FoldRule]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,23 @@ class ProgressCounter:
         self.done += count
         if self.progress:
             self.progress(self.done, self.total)
+
+
+class StackInputs(Protocol):
+    """The inputs of the next layer of a stack for all samples.
+
+    `n_tokens` are their tokens, or other positions. `run` runs a layer, which is in float32 on the device, over all
+    samples; with `keep` its outputs become the next inputs. `halve` makes batches smaller; False if it cannot.
+    `too_large` is the error for a layer that does not fit the device.
+    """
+
+    n_tokens: int
+
+    def run(self, layer: nn.Module, index: int, keep: bool) -> None: ...
+
+    def halve(self) -> bool: ...
+
+    def too_large(self, path: str) -> InputError: ...
 
 
 class LayerInputs:

@@ -99,9 +99,9 @@ class Int8Linear(torch.nn.Module):
         self.register_load_state_dict_post_hook(_sum_rows)
 
     @classmethod
-    def of(cls, quantized: QuantizedLinear, recipe: Recipe) -> Int8Linear:
-        """A layer with the settings of a recipe."""
-        return cls(quantized, recipe.activations, recipe.symmetric, recipe.dequantizer)
+    def of(cls, quantized: QuantizedLinear, recipe: Recipe, path: str = "") -> Int8Linear:
+        """A layer with the settings of a recipe for the layer with this path in the model."""
+        return cls(quantized, recipe.activations_of(path), recipe.symmetric, recipe.dequantizer)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""

@@ -19,9 +19,11 @@ from int8.skeleton import remove_tower
 
 @dataclass(frozen=True)
 class Decoder:
-    """The decoder of a model: its layers, their path in the model, and its key in the table of architectures.
+    """The decoder of a model, or one of the two stacks of a speech model: its layers, their path in the model, and its
+    key in the table of architectures.
 
-    `base` is the model without its head: the decoder itself, or what also has the vision tower.
+    `base` is the model without its head: the decoder itself, or what also has the vision tower or the other stack.
+    Keys of statistics begin with `prefix` and the layer's number.
     """
 
     base: Any
@@ -29,6 +31,11 @@ class Decoder:
     path: str
     layers: nn.ModuleList
     model_type: str
+    prefix: str = ""
+
+    def key(self, index: int) -> str:
+        """What the keys of statistics of a layer begin with."""
+        return f"{self.prefix}{index}"
 
 
 def open_model(path: Path, dtype: str = "auto") -> PreTrainedModel:

@@ -13,14 +13,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from converters.checkpoint import Checkpoint
 from converters.errors import InputError, MissingRuntime
-from int8.architectures import require_quantizable, require_vision_config
+from int8.architectures import is_speech, require_quantizable, require_vision_config
 from int8.calibrate import calibrate
+from int8.calibrate_speech import calibrate_speech
 from int8.calibration_text import LENGTH, SAMPLES, samples
 from int8.checkpoint import CalibrationRecord
 from int8.layer_inputs import Progress
 from int8.model import open_model
 from int8.recipe import Recipe
 from int8.samples import Samples, sample_sizes
+from int8.speech_model import open_speech_model
 from int8.statistics import Statistics, StatisticsCache
 from int8.tokenizer import load_tokenizer
 
@@ -96,7 +98,8 @@ def quantize_model(
 
     `count` samples of `length` tokens are cut from the text (see int8.calibration_text). Layers are calibrated on
     `device`; statistics are cached in `cache`. Recipes that need no text do not read it; for others `text` must not be
-    None. Raises InputError for bad input, and MissingRuntime for a device that this machine lacks.
+    None. Weights that stay float have `dtype`, but those of a speech model keep the checkpoint's. Raises InputError for
+    bad input, and MissingRuntime for a device that this machine lacks.
     """
     require_device(device)
     require_quantizable(path)
@@ -109,8 +112,12 @@ def quantize_model(
         read = text.of(path, count, length)
         kept = _cache(path, cache, read)
     known = kept.load(recipe) if kept else Statistics()
-    model = open_model(path, dtype)
-    statistics = calibrate(model, read, recipe, device=device, known=known, progress=progress)
+    if is_speech(path):
+        model = open_speech_model(path)
+        statistics = calibrate_speech(model, read, recipe, device=device, known=known, progress=progress)
+    else:
+        model = open_model(path, dtype)
+        statistics = calibrate(model, read, recipe, device=device, known=known, progress=progress)
     if kept:
         kept.save(recipe, statistics)
     if text is None or not len(read):

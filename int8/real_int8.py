@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import PreTrainedModel
 
 from int8 import attention
-from int8.fakequant import FakeQuantLinear, quantize_outputs, replace_linear
+from int8.fakequant import FakeQuantLinear, quantize_outputs, replace_linear, use_attention
 from int8.linear import Int8Linear
 from int8.recipe import Dequantizer, Recipe
 
@@ -18,8 +18,8 @@ def to_int8(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
     """
     for path, layer in list(model.named_modules()):
         if isinstance(layer, FakeQuantLinear):
-            replace_linear(model, path, Int8Linear.of(layer.state, recipe))
+            replace_linear(model, path, Int8Linear.of(layer.state, recipe, path))
     quantize_outputs(model, recipe)
     if recipe.int8_attention:
-        model.get_decoder().set_attn_implementation(attention.ATTENTION)
+        use_attention(model, attention.ATTENTION)
     return model.float() if recipe.dequantizer is Dequantizer.FP32_UPCAST else model

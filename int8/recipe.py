@@ -52,6 +52,19 @@ class Fold(StrEnum):
     V_O = "v->o"  # in DeltaNet: the norm before out_proj and out_proj
 
 
+class Stacks(StrEnum):
+    """Which stacks of a model with an encoder and a decoder are quantized. Models of text have a decoder alone."""
+
+    BOTH = "both"
+    ENCODER = "encoder"
+    DECODER = "decoder"
+
+    def include(self, module: str) -> bool:
+        """Whether the module with this path in a model, such as model.decoder.layers.0.fc1, is in these stacks."""
+        other = {Stacks.ENCODER: "decoder", Stacks.DECODER: "encoder"}.get(self)
+        return other not in module.split(".")
+
+
 class Dequantizer(StrEnum):
     """The precision in which int32 products become activations again."""
 
@@ -102,6 +115,9 @@ class Recipe:
     - `percentile`: static ranges reach from the (100 - `percentile`)th to the `percentile`th percentile of the values
       seen in calibration.
     - `keep`: patterns (as for file names) of linear layers that stay float.
+    - `fc2`: how the input of the MLP's last layer is quantized where it is the output of GELU, which no scale can be
+      folded through: "dynamic" inside a recipe with static activations, "static" as the other layers.
+    - `stacks`: of a model with an encoder and a decoder, such as Whisper.
     - `vision`: quantizes the linear layers of the vision tower and the merger too. Patterns of `keep` for the whole
       tower are ignored then. Attention in the tower stays float.
     - `int8_attention`: computes the attention products of a prefill on int8 Q, K and V, with float probabilities. It
@@ -125,10 +141,22 @@ class Recipe:
     int8_kv_cache: bool = False
     dequantizer: Dequantizer = Dequantizer.FP32_INTERNAL
     vision: bool = False
+    fc2: Activations = Activations.STATIC
+    stacks: Stacks = Stacks.BOTH
 
     def keeps(self, module: str) -> bool:
         """Whether the linear layer with this path in the model, such as model.layers.0.mlp.gate, stays float."""
-        return matches(module, without_tower(self.keep) if self.vision else self.keep)
+        kept = without_tower(self.keep) if self.vision else self.keep
+        return not self.stacks.include(module) or matches(module, kept)
+
+    def activations_of(self, path: str) -> Activations:
+        """How the input of the linear layer with this path, in the model or in a layer of it, is quantized."""
+        return self.fc2 if self.has_dynamic_fc2 and path.rpartition(".")[2] == "fc2" else self.activations
+
+    @property
+    def has_dynamic_fc2(self) -> bool:
+        """Whether the input of fc2 is quantized in another way than those of the other layers."""
+        return self.activations is Activations.STATIC and self.fc2 is Activations.DYNAMIC
 
     @property
     def quantizes_attention(self) -> bool:
@@ -145,10 +173,13 @@ class Recipe:
         return self.vision and (bool(self.folds) or self.activations is Activations.STATIC)
 
     def to_json(self) -> dict[str, Any]:
-        """The recipe as a JSON object, including its name; `from_json` reads it. Without `vision` if that is false, so
-        that keys of stored results stay."""
+        """The recipe as a JSON object, including its name; `from_json` reads it. Without the settings that came later
+        if they have their defaults, so that keys of stored results stay."""
         stated = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        return stated if self.vision else {key: value for key, value in stated.items() if key != "vision"}
+        return {key: value for key, value in stated.items() if key not in _LATER or value != _LATER[key]}
+
+
+_LATER: Mapping[str, Any] = {"vision": False, "fc2": Activations.STATIC, "stacks": Stacks.BOTH}
 
 
 _PER_HEAD = Recipe("sq-ph", alpha=0.65, query_key=Scales.HEAD, value=Scales.HEAD, folds=ALL_FOLDS)
@@ -165,25 +196,32 @@ NAMED: Mapping[str, Recipe] = {
     )
 }
 """The first three are published recipes; the others do not smooth, and leave attention in float."""
+SPEECH_NAMED: Mapping[str, Recipe] = {"sq-ph-fc2": replace(_PER_HEAD, name="sq-ph-fc2", fc2=Activations.DYNAMIC)}
+"""Recipes for models whose MLP has GELU and no gate, such as Whisper."""
+_ALL: Mapping[str, Recipe] = {**NAMED, **SPEECH_NAMED}
 _WITH_ALPHA = re.compile(r"(.+)-a(0(?:\.\d{1,3})?|1)")
 PUBLISHED = ("sq", "sq-ph", "sq-ph-dyn")
 
 
 def recipe(name: str) -> Recipe:
-    """A named recipe, perhaps with another alpha (sq-ph-a0.8), or one from a TOML file, and perhaps "+vision" after it.
-    Raises InputError that names the file and the key."""
+    """A named recipe, perhaps with another alpha (sq-ph-a0.8), or one from a TOML file, and perhaps "+vision",
+    "@encoder" or "@decoder" after it. Raises InputError that names the file and the key."""
     if name.endswith(VISION):
         chosen = recipe(name.removesuffix(VISION))
         return replace(chosen, name=f"{chosen.name}{VISION}", vision=True)
-    if name in NAMED:
-        return NAMED[name]
+    for stacks in (Stacks.ENCODER, Stacks.DECODER):
+        if name.endswith(f"@{stacks}"):
+            chosen = recipe(name.removesuffix(f"@{stacks}"))
+            return replace(chosen, name=f"{chosen.name}@{stacks}", stacks=stacks)
+    if name in _ALL:
+        return _ALL[name]
     changed = _WITH_ALPHA.fullmatch(name)
-    if changed is not None and changed[1] in NAMED and NAMED[changed[1]].folds:
+    if changed is not None and changed[1] in _ALL and _ALL[changed[1]].folds:
         alpha = float(changed[2])
-        return replace(NAMED[changed[1]], name=f"{changed[1]}-a{alpha:g}", alpha=alpha)
+        return replace(_ALL[changed[1]], name=f"{changed[1]}-a{alpha:g}", alpha=alpha)
     file = Path(name).expanduser()  # after "int8:" the shell does not expand ~
     if not file.is_file():
-        near = difflib.get_close_matches(name, NAMED, n=2) or NAMED
+        near = difflib.get_close_matches(name, _ALL, n=2) or NAMED
         raise InputError(f"{name}: there is no recipe and no TOML file with this name; did you mean {', '.join(near)}?")
     return from_table(read_toml(file), str(file), file.stem)
 
@@ -197,10 +235,10 @@ def from_table(table: Mapping[str, Any], where: str, name: str) -> Recipe:
     Raises InputError that names `where` and the key.
     """
     base = table.get("base")
-    if base is not None and (not isinstance(base, str) or base not in NAMED):
-        raise InputError(f"{where}: 'base' is {base!r}; known are {', '.join(NAMED)}")
+    if base is not None and (not isinstance(base, str) or base not in _ALL):
+        raise InputError(f"{where}: 'base' is {base!r}; known are {', '.join(_ALL)}")
     values = read_values(Recipe, {key: value for key, value in table.items() if key != "base"}, where, _ELEMENTS)
-    given = replace(NAMED[base] if base else Recipe(name), **{**values, "name": name})
+    given = replace(_ALL[base] if base else Recipe(name), **{**values, "name": name})
     _check(given, where)
     return given
 
@@ -216,6 +254,10 @@ def _check(given: Recipe, where: str) -> None:
         raise InputError(f"{where}: 'alpha' is {given.alpha}; it must be from 0 to 1")
     if not 50 < given.percentile <= 100:
         raise InputError(f"{where}: 'percentile' is {given.percentile}; it must be above 50 and up to 100")
+    if given.fc2 is Activations.FLOAT:
+        raise InputError(f"{where}: 'fc2' is 'float'; known are static, dynamic (keep leaves a layer float)")
+    if given.fc2 is Activations.DYNAMIC and given.activations is not Activations.STATIC:
+        raise InputError(f"{where}: 'fc2' is for recipes with static activations; leave it out")
     if given.query_key is Scales.CHANNEL:  # a scale per summand of q.k cannot be taken out of the sum
         raise InputError(f"{where}: 'query_key' is 'channel'; only V can have a scale per channel")
     if given.int8_attention and (

@@ -1,4 +1,4 @@
-"""The calibration samples as a model's decoder reads them: pieces of a text, or prompts with images."""
+"""The calibration samples as a model reads them: pieces of a text, prompts with images, or windows of speech."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from converters.errors import InputError
 from images.file import ImageFile
 from images.preprocessing import Preprocessing
+from int8.speech_samples import SpeechWindows
 from int8.tower import patch_grid
 from int8.tower_inputs import image_features
 
@@ -42,8 +44,8 @@ class ImagePrompts:
         return list({image.digest: image for prompt in self.prompts for image in prompt.images}.values())
 
 
-Samples = Tensor | ImagePrompts
-"""Pieces of a text, int64 [samples, length], or prompts with images."""
+Samples = Tensor | ImagePrompts | SpeechWindows
+"""Pieces of a text, int64 [samples, length], prompts with images, or windows of speech."""
 
 
 def sample_sizes(samples: Samples) -> tuple[int, int]:
@@ -57,6 +59,8 @@ def token_count(samples: Samples) -> int:
     """The number of tokens of all samples."""
     if isinstance(samples, Tensor):
         return samples.numel()
+    if isinstance(samples, SpeechWindows):
+        return samples.n_tokens
     return sum(len(prompt.tokens) for prompt in samples.prompts)
 
 
@@ -65,6 +69,8 @@ def content(samples: Samples) -> bytes:
     if isinstance(samples, Tensor):
         found: bytes = samples.numpy().tobytes()
         return found
+    if isinstance(samples, SpeechWindows):
+        return samples.digest.encode()
     prompts = [(prompt.tokens, [image.digest for image in prompt.images]) for prompt in samples.prompts]
     return hashlib.sha256(repr((prompts, samples.preprocessing)).encode()).digest()
 
@@ -129,6 +135,8 @@ def batches(samples: Samples, base: Any, embeddings: nn.Module, device: torch.de
     if isinstance(samples, Tensor):
         parts = samples.split(max(1, tokens // samples.shape[1]))
         return [Batch(len(part), part.shape[1], {"input_ids": part}) for part in parts]
+    if isinstance(samples, SpeechWindows):
+        raise InputError("a model of text cannot be calibrated with speech; give a text")
     encoded = _Encoded(samples, base, embeddings, device)
     by_length = sorted(samples.prompts, key=lambda prompt: len(prompt.tokens))
     found = []

@@ -5,9 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSpeechSeq2Seq,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from converters.errors import InputError
+from int8.architectures import SPEECH
 from int8.experts import separate_experts
 from int8.tower import TOWER
 
@@ -18,6 +25,8 @@ def skeleton(path: Path, config: PretrainedConfig, *, tower: bool) -> PreTrained
     `tower`: with its vision tower, if the config has one.
     """
     kind = AutoModelForCausalLM if vision_config(config) is None else AutoModelForImageTextToText
+    if config.model_type in SPEECH:  # AutoModelForCausalLM would give its decoder alone
+        kind = AutoModelForSpeechSeq2Seq
     try:
         with torch.device("meta"):
             model: PreTrainedModel = kind.from_config(config, trust_remote_code=False)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from converters.atomic import AtomicFile
 from converters.errors import InputError
-from int8.recipe import Activations, Recipe
+from int8.recipe import Activations, Recipe, Stacks
 from int8.samples import Samples, content, sample_sizes
 
 VERSION = 1  # of the measurement and of the file format; files of another version are not read
@@ -23,7 +23,8 @@ VERSION = 1  # of the measurement and of the file format; files of another versi
 
 @dataclass
 class Statistics:
-    """Statistics of all layers. All keys begin with the layer's number.
+    """Statistics of all layers. All keys begin with the layer's number, in a speech model with "encoder." or "decoder."
+    before it.
 
     - `channel_max` ("3.up->down.mlp.up_proj"): float32 [channels], the largest |x| of each column that the consumers of
       the fold read.
@@ -86,7 +87,7 @@ class StatisticsCache:
 
     def _paths(self, recipe: Recipe) -> tuple[Path, Path]:
         """Files of the maxima and of the ranges. Maxima depend only on the folds, ranges on most of the recipe."""
-        folds = ",".join(sorted(recipe.folds))
+        folds = ",".join([*sorted(recipe.folds), *([] if recipe.stacks is Stacks.BOTH else [recipe.stacks])])
         seen = {key: value for key, value in recipe.to_json().items() if key in _SEEN_BY_RANGES}
         if recipe.activations is not Activations.STATIC:
             seen["activations"] = "not static"
@@ -101,7 +102,9 @@ class StatisticsCache:
         return maxima.with_name(f"tower-{maxima.name}"), ranges.with_name(f"tower-{ranges.name}")
 
 
-_SEEN_BY_RANGES = ("alpha", "activations", "query_key", "value", "insertion", "folds", "percentile", "keep")
+_SEEN_BY_RANGES = (
+    "alpha", "activations", "query_key", "value", "insertion", "folds", "percentile", "keep", "fc2", "stacks",
+)  # fmt: skip
 
 
 def _digest(*parts: str) -> str:

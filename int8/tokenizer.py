@@ -18,12 +18,13 @@ from transformers import PreTrainedTokenizerFast
 from converters.checkpoint import read_config, read_json
 from converters.errors import InputError
 from converters.tokenizer import TokenKind, read_vocabulary
+from int8.architectures import is_speech
 
 AS_THE_FILE_SAYS = "PreTrainedTokenizerFast"
 """The tokenizer class for which every version of transformers loads tokenizer.json as it is."""
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt",
-    "chat_template.jinja", "generation_config.json",
+    "chat_template.jinja", "generation_config.json", "normalizer.json",
 )  # fmt: skip
 TEMPLATES = "additional_chat_templates"
 PROCESSOR_FILES = (
@@ -63,7 +64,8 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
 def copy_tokenizer(source: Path, out: Path) -> None:
     """Copy the tokenizer's files of a model directory to another one, whose config may name another model type.
 
-    In the copy, AutoTokenizer loads tokenizer.json as it is. Raises OSError, and InputError for a malformed file.
+    In the copy, AutoTokenizer loads tokenizer.json as it is, but for a speech model, whose processor needs a class of
+    its own. Raises OSError, and InputError for a malformed file.
     """
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
@@ -71,7 +73,7 @@ def copy_tokenizer(source: Path, out: Path) -> None:
     if (source / TEMPLATES).is_dir():
         shutil.copytree(source / TEMPLATES, out / TEMPLATES, dirs_exist_ok=True)  # of an interrupted process
     settings = out / "tokenizer_config.json"
-    if (out / "tokenizer.json").is_file():
+    if (out / "tokenizer.json").is_file() and not is_speech(source):
         known = read_json(settings) if settings.is_file() else {}
         text = json.dumps({**known, "tokenizer_class": AS_THE_FILE_SAYS}, indent=2, ensure_ascii=False)
         settings.write_text(text + "\n", encoding="utf-8")

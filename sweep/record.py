@@ -270,6 +270,57 @@ class ImageDivergence:
 
 
 @dataclass(frozen=True)
+class Speech:
+    """What a speech model hears in recordings.
+
+    - `wer`: word errors (`substitutions`, `deletions` and `insertions`) per word of the transcripts, which have `words`
+      words; `cer`: the same for characters. Both are None if the recordings have no transcripts. Texts are normalized
+      first.
+    - `wer_low` to `wer_high`: the 95 % interval from resampling recordings. `design_effect`: how many words count as
+      one independent word.
+    - `wer_delta`: variant minus reference on the same recordings, with the 95 % interval of this paired difference;
+      None for the reference. If the interval contains 0, the recordings cannot tell yet. `same_texts`: the number of
+      `recordings` for which both write the same text.
+    - `looped_words`: words that only repeat the phrase before them. `invented_words`: words written for recordings
+      with an empty transcript. `words_on_silence`, `words_on_noise`: for 30 s of silence and of white noise.
+    - `kld_mean`: KL(reference || variant) in nats over the `tokens` of the reference's transcripts, which are given
+      token by token, with the 95 % interval from resampling recordings. `top1_agreement`: the share of these tokens for
+      which both models find the same token most probable. None for the reference.
+    - `encode_seconds`: for a window of 30 s; `prompt_seconds`: for the first tokens of a transcript;
+      `decode_tokens_per_s`: of greedy decoding; `real_time_factor`: seconds of computing per second of a window of 30 s
+      with as many tokens as these recordings have on average.
+    """
+
+    wer: float | None = None
+    wer_low: float | None = None
+    wer_high: float | None = None
+    wer_delta: float | None = None
+    wer_delta_low: float | None = None
+    wer_delta_high: float | None = None
+    cer: float | None = None
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+    words: int = 0
+    looped_words: int = 0
+    invented_words: int = 0
+    words_on_silence: int = 0
+    words_on_noise: int = 0
+    design_effect: float | None = None
+    recordings: int = 0
+    same_texts: int | None = None
+    kld_mean: float | None = None
+    kld_low: float | None = None
+    kld_high: float | None = None
+    top1_agreement: float | None = None
+    tokens: int = 0
+    encode_seconds: float | None = None
+    prompt_seconds: float | None = None
+    decode_tokens_per_s: float | None = None
+    real_time_factor: float | None = None
+
+
+@dataclass(frozen=True)
 class Projector:
     """The projector file with which a variant reads images: its type, or the name of the user's file, its size, and the
     memory that it takes beside the text model (weights, and the compute buffer that llama.cpp reserves)."""
@@ -324,6 +375,7 @@ class Record:
     - `image_divergence`: by task with images; empty for the reference.
     - `text`: the text that `perplexity` and `divergence` are about; None if the run has none.
     - `other_texts`: by name, the texts that were measured beside it.
+    - `speech`: the figures of a speech model; None for others.
     - `study`: the figures of a published study for the same model, method and bits (see presets.ptq_study).
     - `stopping`: by name ("text"), the measurements that stop when enough is known, with how much was measured. What
       is measured in full has no entry.
@@ -359,6 +411,7 @@ class Record:
     text: MeasuredText | None = None
     other_texts: dict[str, TextFigures] = field(default_factory=dict)
     speed_at_depth: dict[str, DepthSpeed] = field(default_factory=dict)
+    speech: Speech | None = None
     stopping: dict[str, Stopping] = field(default_factory=dict)
     samples: dict[str, Samples] = field(default_factory=dict, compare=False, repr=False)
 

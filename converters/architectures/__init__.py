@@ -24,6 +24,11 @@ def architecture(config: Config) -> Architecture:
     for family in ARCHITECTURES:
         if found in family.classes:
             return family
+    if config.get("model_type") == "whisper":
+        raise InputError(
+            "config.json: is a speech model; `sweep run MODEL --preset whisper-int8 --audio DIR` measures it, and"
+            " `sweep int8` quantizes it"
+        )
     known = ", ".join(name for family in ARCHITECTURES for name in family.classes)
     what = f"{found!r}" if found else f"of model_type {config.get('model_type')!r} (the config names no architecture)"
     raise InputError(

@@ -111,7 +111,7 @@ class Candidate:
     def name(self) -> str:
         """The variant with what is special about how it runs."""
         is_named = split_cache(self.variant)[1] is not None
-        cache = "" if is_named or self.kv_type == "f16" else f" with a {self.kv_type} KV cache"
+        cache = "" if is_named or self.kv_type in ("f16", "f32") else f" with a {self.kv_type} KV cache"
         return f"{fmt.plain(self.variant)}{cache}{_PLACES[self.placement]}"
 
     @property

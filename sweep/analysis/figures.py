@@ -162,7 +162,10 @@ def files_bytes(record: Record) -> int | None:
 
 
 def kld(record: Record) -> Figure | None:
-    """Mean KL divergence in nats per token; with several texts, that of the first."""
+    """Mean KL divergence in nats per token; with several texts, that of the first. Of a speech model, that along the
+    reference's transcripts."""
+    if record.speech is not None:
+        return figure(record.speech.kld_mean)
     return None if record.divergence is None else divergence(record.divergence)
 
 

@@ -62,7 +62,8 @@ def calibration(purpose: str, named_texts: str, show_default: str) -> Any:
         help=f"Text that the model reads {purpose}: a file, a .jsonl file of conversations, which the model's chat "
         f"template writes{named_texts}, or the name of a built-in model for that model's own text. The torch variants "
         "of a model that takes images also take conversations with images, a .parquet file of training items with "
-        "images, or task:NAME, the training split in --task-data.",
+        "images, or task:NAME, the training split in --task-data. A speech model takes a directory of recordings with "
+        "transcripts.",
         show_default=show_default,
         rich_help_panel=Panel.VARIANTS,
     )
@@ -77,6 +78,13 @@ def int8_calibration(purpose: str = "to calibrate int8 recipes") -> Any:
     )
 
 
+LANGUAGE = typer.Option(
+    "en",
+    "--language",
+    metavar="CODE",
+    help="Language of the recordings that a speech model reads, by its code, such as en or de.",
+    rich_help_panel=Panel.VARIANTS,
+)
 TOLERANCE = typer.Option(
     None,
     "--tolerance",

@@ -25,6 +25,8 @@ Quantize only the weights, which needs no calibration:
   $ sweep int8 Qwen/Qwen3-4B --recipe w8a16 --out Qwen3-4B-w8a16
 Calibrate with your own text, on a GPU:
   $ sweep int8 Qwen/Qwen3-4B --calibration text.txt --device cuda --out int8
+Quantize a speech model, calibrated with recordings and their transcripts:
+  $ sweep int8 openai/whisper-base --recipe sq-ph-fc2 --calibration recordings --out whisper-int8
 """
 
 
@@ -34,7 +36,8 @@ def int8(
         "sq-ph-dyn",
         "--recipe",
         metavar="NAME|FILE",
-        help="The int8 recipe: sq, sq-ph, sq-ph-dyn, w8a8, w8a8-dyn, w8a16, or a TOML file (see docs/int8.md).",
+        help="The int8 recipe: sq, sq-ph, sq-ph-dyn, w8a8, w8a8-dyn, w8a16, sq-ph-fc2 (for Whisper), or a TOML file "
+        "(see docs/int8.md).",
         rich_help_panel=Panel.VARIANTS,
     ),
     out: Path = typer.Option(
@@ -48,6 +51,7 @@ def int8(
     samples: int | None = common.INT8_SAMPLES,
     length: int | None = common.INT8_LENGTH,
     parse_special: bool = common.PARSE_SPECIAL,
+    language: str = common.LANGUAGE,
     device: str = common.device("cpu", "to calibrate on, layer by layer"),
     workspace: Path | None = common.WORKSPACE,
     format: Format = common.FORMAT,
@@ -60,7 +64,9 @@ def int8(
     from sweep.commands import int8 as command  # loads torch and transformers, which --help does not need
 
     output = Output(format)
-    request = command.Int8Request(model, recipe, out, calibration, samples, length, device, workspace, parse_special)
+    request = command.Int8Request(
+        model, recipe, out, calibration, samples, length, device, workspace, parse_special, language
+    )
     with share_bar(output) as bar:
         task = bar.add_task("calibrating", total=None)
         quantized = command.quantize(

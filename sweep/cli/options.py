@@ -210,7 +210,10 @@ _PREPARATION = (
         ),
     ),
 )
-_MEASURE = "What to measure, separated by commas: text (perplexity and KL divergence), tasks, speed (with memory)."
+_MEASURE = (
+    "What to measure, separated by commas: text (perplexity and KL divergence), tasks, speed (with memory). Of speech "
+    "models only speech is measured."
+)
 
 
 def _measure(show_default: str, seconds: str = "") -> tuple[Option, ...]:
@@ -401,6 +404,18 @@ _IMAGES = (
         convert=cache_size,
     ),
 )
+_SPEECH = (
+    _option(
+        Panel.MEASUREMENTS,
+        "audio",
+        Path | None,
+        "Directory of recordings that a speech model is measured on, with a table of their transcripts (CSV, TSV or "
+        "JSONL with the columns file and text) or in LibriSpeech's layout.",
+        metavar="DIR",
+        show_default="none; needed for a speech model",
+    ),
+    Option("language", str, common.LANGUAGE),
+)
 _STRIDE = _option(
     Panel.MEASUREMENTS,
     "stride",
@@ -520,8 +535,8 @@ _WORKSPACE = Option("workspace", Path | None, common.WORKSPACE)
 _RUN_MEASURE = _measure("the preset's, otherwise all", ", or as --effort says")
 SWEEP = (
     *_CHOICE, _REQUANTIZE, _REFERENCE, *_PREPARATION, _EFFORT, _PRECISION, _SEARCH, *_RUN_MEASURE, *_TASKS,
-    *_IMAGES, *_RUN_TEXT, _CONTEXT, _RUN_CACHE, _GPUS, *_PLACEMENT, *_TARGET, *_EXECUTION, _DRY_RUN, _KEEP, _EXPORT,
-    _TOLERANCE, _WORKSPACE,
+    *_IMAGES, *_SPEECH, *_RUN_TEXT, _CONTEXT, _RUN_CACHE, _GPUS, *_PLACEMENT, *_TARGET, *_EXECUTION, _DRY_RUN, _KEEP,
+    _EXPORT, _TOLERANCE, _WORKSPACE,
 )  # fmt: skip
 """The options of `sweep run`, which are the same for each of its models."""
 RUN = (_MODEL, *SWEEP)

@@ -10,7 +10,7 @@ from sweep.artefact import Artefact
 from sweep.defaults import SPEED_SECONDS
 from sweep.jobs.base import StoredJob
 from sweep.jobs.images import ImageSettings
-from sweep.jobs.inputs import Baseline, Origin, Task, TextFile
+from sweep.jobs.inputs import Baseline, Origin, SpeechFile, Task, TextFile
 from sweep.jobs.model import MeasuredModel
 from sweep.jobs.settings import ComputeResources, Settings
 from sweep.statistics.stopping import StopRule
@@ -59,6 +59,15 @@ class SweepImages:
 
 
 @dataclass(frozen=True)
+class SweepSpeech:
+    """The recordings that the variants of a speech model are measured on, and those that recipes are calibrated with;
+    None if no recipe is."""
+
+    measured: SpeechFile
+    calibration: SpeechFile | None = None
+
+
+@dataclass(frozen=True)
 class SweepInputs:
     """Everything that the variants of a sweep have in common.
 
@@ -73,6 +82,8 @@ class SweepInputs:
     reference runs them too, in the cells with the keys `task_references`, but not those whose job on all items has its
     key in `whole_tasks`.
     `measure` are the names of the measurements; empty: all of them.
+    `speech` is None unless the model is a speech model; `speech_reference` has the transcripts and distributions that a
+    variant is compared with.
     `speed_seconds` is the time for repeats of the timings of speed, `depths` are the numbers of tokens after which
     speed is measured too. `draft` drafts tokens, of which is measured how many each variant accepts.
     """
@@ -100,6 +111,8 @@ class SweepInputs:
     speed_seconds: float = SPEED_SECONDS
     depths: tuple[int, ...] = ()
     draft: MeasuredModel | None = None
+    speech: SweepSpeech | None = None
+    speech_reference: Baseline | None = None
 
     def artefact(self, name: str) -> Artefact:
         return Artefact(f"{self.folder}/{name}")

@@ -11,7 +11,7 @@ from ptq.recipe import PtqRecipe
 from sweep import format as fmt
 from sweep.artefact import Artefact
 from sweep.jobs.base import Result, StoredJob, content_hash
-from sweep.jobs.inputs import TextFile
+from sweep.jobs.inputs import SpeechFile, TextFile
 from sweep.jobs.settings import ComputeResources
 
 
@@ -36,6 +36,7 @@ class CheckpointJob(StoredJob[C]):
     """Quantize the checkpoint `source` by a recipe, into a directory below `folder` with this `suffix`.
 
     `model` is a hash of the checkpoint's content. `text` is the calibration text; None if the recipe reads none.
+    `speech` are the recordings in place of it, for a speech model.
     """
 
     is_preparation = True
@@ -49,6 +50,7 @@ class CheckpointJob(StoredJob[C]):
     model: str
     engine: str
     text: TextFile | None
+    speech: SpeechFile | None = None
 
     @property
     def _own_identity(self) -> dict[str, Any]:
@@ -57,6 +59,7 @@ class CheckpointJob(StoredJob[C]):
             "recipe": self.recipe.to_json(),
             "engine": self.engine,
             "text": None if self.text is None else self.text.identity,
+            **({} if self.speech is None else {"speech": self.speech.identity}),
             "procedure": self.procedure,  # part of the directory's name too, because an existing directory is reused
         }
 

@@ -78,6 +78,24 @@ class Task:
 
 
 @dataclass(frozen=True)
+class SpeechFile:
+    """Recordings with transcripts: `name` for people, their directory, and a hash of the content of what is used of it.
+
+    `language` is their code. Used are `count` rows of the transcript table from row `first` on; None: all of them.
+    `seconds` is their duration, `windows` the number of their windows of 30 s.
+    """
+
+    name: str
+    directory: Artefact
+    identity: str
+    language: str = "en"
+    first: int = 0
+    count: int | None = None
+    seconds: float = 0.0
+    windows: int = 0
+
+
+@dataclass(frozen=True)
 class ImatrixFile:
     """An importance matrix: its file and a hash of its content. `key` is the key of the cell that makes the file; None
     if the user gave the file."""

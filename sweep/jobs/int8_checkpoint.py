@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from int8.recipe import Recipe
 from sweep.artefact import Artefact
 from sweep.jobs.base import Site
 from sweep.jobs.checkpoint import CheckpointJob, CheckpointResult
-from sweep.jobs.inputs import TextFile
+from sweep.jobs.inputs import SpeechFile, TextFile
+
+if TYPE_CHECKING:
+    from int8.quantize_model import CalibrationSource
 
 
 @dataclass(frozen=True)
@@ -33,17 +36,17 @@ class Int8CheckpointJob(CheckpointJob[Int8CheckpointResult]):
     model: str
     engine: str
     text: TextFile | None = None
+    speech: SpeechFile | None = None
 
     def run(self, site: Site) -> Int8CheckpointResult:
         import torch
 
         from int8 import checkpoint
         from int8.quantize_model import quantize_model
-        from sweep.jobs.calibration import calibration_source
         from sweep.jobs.sizes import stored_size
 
         torch.set_num_threads(site.resources.threads)
-        source, out, text = site.path(self.source), site.path(self.output), self.text
+        source, out = site.path(self.source), site.path(self.output)
         if checkpoint.is_int8(out):
             # A directory appears only when it is complete. Another run made this one and may be reading it, or was
             # killed before it could store the result.
@@ -51,14 +54,27 @@ class Int8CheckpointJob(CheckpointJob[Int8CheckpointResult]):
         model, calibration = quantize_model(
             source,
             self.recipe,
-            None if text is None else calibration_source(text.name, text.form, lambda: site.path(text.file)),
+            self._source(site),
             device=site.resources.device("torch"),
-            dtype="bfloat16",  # whatever dtype the checkpoint has: the baseline torch:BF16 is loaded in it too
+            dtype="bfloat16",  # whatever dtype the checkpoint has: the baseline torch:BF16 is loaded in it too. A
+            # speech model keeps its own, because its baseline is torch:F32
             cache=site.root / self.folder / "bfloat16",
             progress=site.report_progress,
         )
         checkpoint.save(model, self.recipe, calibration, source, out)
         return _result(calibration, stored_size(out))
+
+    def _source(self, site: Site) -> CalibrationSource | None:
+        """What the recipe is calibrated with."""
+        from sweep.jobs.calibration import calibration_source
+        from sweep.jobs.speech_calibration import SpeechCalibration
+
+        text, speech = self.text, self.speech
+        if speech is not None:
+            return SpeechCalibration(
+                speech.name, site.path(speech.directory), speech.language, speech.first, speech.count
+            )
+        return None if text is None else calibration_source(text.name, text.form, lambda: site.path(text.file))
 
 
 def _result(calibration: Any, size: Any) -> Int8CheckpointResult:

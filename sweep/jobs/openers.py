@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import cast
+
+from int8.architectures import is_speech
 from sweep.backends.base import Backend
 from sweep.backends.image_options import ImageOptions
 from sweep.backends.llama import LlamaBackend, LlamaOptions
@@ -25,9 +29,11 @@ def open_gguf(model: MeasuredModel, site: Site) -> Backend:
 
 
 def open_torch(model: MeasuredModel, site: Site) -> Backend:
-    """Open a checkpoint in BF16."""
+    """Open a checkpoint in BF16; a speech model in float32."""
     from sweep.backends.torch_checkpoints import open_float  # loads torch, which GGUF files do not need
 
+    if is_speech(path := site.path(model.file)):
+        return _open_speech(path, site)
     return open_float(site.path(model.file), _torch_device(site), _images(model, site))
 
 
@@ -35,6 +41,8 @@ def open_int8(model: MeasuredModel, site: Site) -> Backend:
     """Open an int8 checkpoint and multiply in int8. Raises MissingRuntime if the GPU cannot."""
     from sweep.backends import torch_checkpoints
 
+    if is_speech(path := site.path(model.file)):
+        return _open_speech(path, site)
     return torch_checkpoints.open_int8(site.path(model.file), _torch_device(site), _images(model, site))
 
 
@@ -42,6 +50,8 @@ def open_fq(model: MeasuredModel, site: Site) -> Backend:
     """Open an int8 checkpoint as fake-quant: values are rounded to int8, but multiplied in float."""
     from sweep.backends.torch_checkpoints import open_fake_quant
 
+    if is_speech(path := site.path(model.file)):
+        return _open_speech(path, site, real=False)
     return open_fake_quant(site.path(model.file), _torch_device(site), _images(model, site))
 
 
@@ -50,6 +60,13 @@ def open_ptq(model: MeasuredModel, site: Site) -> Backend:
     from sweep.backends.torch_checkpoints import open_dequantized
 
     return open_dequantized(site.path(model.file), _torch_device(site), _images(model, site))
+
+
+def _open_speech(path: Path, site: Site, *, real: bool = True) -> Backend:
+    """A speech model. Jobs of speech measure it, which know that it is a SpeechBackend."""
+    from sweep.backends.speech import open_speech
+
+    return cast(Backend, open_speech(path, _torch_device(site), real=real))
 
 
 def _images(model: MeasuredModel, site: Site) -> ImageOptions | None:

@@ -29,6 +29,8 @@ _STORED: dict[str, str | type[StoredJob[Any]]] = {
     "task": "sweep.jobs.task:TaskJob",
     "task_rounds": "sweep.jobs.task_rounds:TaskRoundsJob",
     "acceptance": "sweep.jobs.acceptance:AcceptanceJob",
+    "speech": "sweep.jobs.speech:SpeechJob",
+    "speech_speed": "sweep.jobs.speech:SpeechSpeedJob",
     "image_divergence": "sweep.jobs.image_divergence:ImageDivergenceJob",
     "survey": "sweep.jobs.ablation:SurveyJob",
     "ablation": "sweep.jobs.ablation:RecipeJob",
@@ -50,7 +52,7 @@ _OTHERS = {
     "imatrix_check": "sweep.jobs.input_checks:ImatrixCheckJob",
     "calibration": "sweep.jobs.input_checks:CalibrationCheckJob",
 }
-SPEED, TEXT, TASKS = "speed", "text", "tasks"
+SPEED, TEXT, TASKS, SPEECH = "speed", "text", "tasks", "speech"
 """The measurements that a user can choose, in addition to those of extensions."""
 # Each with the name by which a user chooses it. Several measurements can have one name.
 _MEASUREMENTS: list[tuple[str, str | Measurement]] = [
@@ -59,6 +61,7 @@ _MEASUREMENTS: list[tuple[str, str | Measurement]] = [
     (TASKS, "sweep.jobs.task_plan:task_jobs"),
     (TASKS, "sweep.jobs.image_divergence:image_divergence_jobs"),
     (SPEED, "sweep.jobs.acceptance:acceptance_jobs"),
+    (SPEECH, "sweep.jobs.speech:speech_jobs"),
 ]
 
 

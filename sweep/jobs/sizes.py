@@ -11,7 +11,7 @@ from pathlib import Path
 
 from converters.architectures.family import tower_name
 from converters.catalogue import FileSize, size_of
-from converters.checkpoint import StoredTensor, read_safetensors_header
+from converters.checkpoint import StoredTensor, read_config, read_safetensors_header
 from converters.gguf_source import GGUFSource, parts
 from converters.imatrix import uniform_importance
 from converters.llamacpp.ghost import ghost
@@ -23,7 +23,9 @@ from converters.projector_source import ProjectorSource
 from converters.recipes import projector_recipes, recipes
 from converters.resolver import Need, open_source
 from converters.source import Source
+from int8.architectures import is_speech
 from int8.recipe import Recipe
+from int8.speech_sizes import speech_sizes
 from sweep.fit.fit_report import FitOptions
 from sweep.fit.torch_memory import predicted_sizes
 from sweep.jobs.base import CheckPassed, Job, Result, Site
@@ -162,6 +164,8 @@ def torch_size(model: MeasuredModel, site: Site) -> ModelSize:
     """The size of the float model in BF16, by formula. Its own files may have another dtype, and may contain a vision
     tower that is not loaded."""
     assert model.checkpoint is not None
+    if is_speech(site.path(model.checkpoint)):
+        return speech_size(site.path(model.file))
     return checkpoint_size(str(site.path(model.checkpoint)), model.name, model.opener, None, model.settings)
 
 
@@ -171,6 +175,8 @@ def quantized_size(model: MeasuredModel, site: Site) -> ModelSize:
 
     assert model.checkpoint is not None
     directory, source = site.path(model.file), str(site.path(model.checkpoint))
+    if is_speech(site.path(model.checkpoint)):
+        return speech_size(directory)
     stored = stored_size(directory)
     expected = checkpoint_size(source, model.name, model.opener, read_recipe(directory), model.settings)
     return ModelSize(stored.file_bytes - _tower_bytes(directory), stored.bits_per_weight, expected.memory_bytes)
@@ -203,6 +209,22 @@ class StoredSize:
 
     file_bytes: int
     bits_per_weight: float
+
+
+def speech_size(directory: Path, recipe: Recipe | None = None) -> ModelSize:
+    """The size of a speech model's checkpoint and its memory in float32; with a recipe, of what it will make, by
+    formula. Raises InputError."""
+    files = sorted(directory.glob("*.safetensors"))
+    tensors = {tensor.name: tensor for file in files for tensor in read_safetensors_header(file).values()}
+    if recipe is not None or not (directory / "int8.json").is_file():
+        sizes = speech_sizes(tensors, read_config(directory), recipe)
+        on_disk = sizes.file if recipe is not None else sum(file.stat().st_size for file in files)
+        return ModelSize(on_disk, sizes.bits_per_weight, sizes.loaded)
+    stored = stored_size(directory)
+    held = (
+        tensor.nbytes if tensor.dtype in ("I8", "I32") else 4 * math.prod(tensor.shape) for tensor in tensors.values()
+    )
+    return ModelSize(stored.file_bytes, stored.bits_per_weight, sum(held))
 
 
 def stored_size(directory: Path) -> StoredSize:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -82,6 +82,8 @@ class CheckpointVariant(TorchVariant):
         origin, engine = inputs.origin, engine_versions(self.opener)
         text = inputs.calibration if self.recipe.needs_text else None
         job = self.job(origin.source, origin.name, self.recipe, inputs.folder, origin.fingerprint, engine, text)
+        if inputs.speech is not None and self.recipe.needs_text and isinstance(job, Int8CheckpointJob):
+            job = replace(job, speech=inputs.speech.calibration)
         cell = preparation_cell(self, "quantize", job, inputs)  # the name in labels and stored plans
         settings = self.settings(inputs.settings)
         model = MeasuredModel(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from converters.errors import InputError
-from int8.architectures import require_quantizable
+from int8.architectures import is_speech, require_quantizable
 from int8.recipe import Recipe
 from sweep.jobs.base import RunJob
 from sweep.jobs.cell import Cell, SweepInputs
@@ -19,6 +19,8 @@ from sweep.jobs.settings import Settings
 from sweep.methods.base import PredictedSize, Variant
 
 TORCH_FLOAT = "torch:BF16"
+SPEECH_FLOAT = "torch:F32"
+"""The float variant of a speech model."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,16 @@ class TorchVariant(Variant):
     def predicted_sizes(
         cls, variants: Sequence[Self], origin: Origin, settings: Settings, imatrix: bool, run_job: RunJob
     ) -> dict[str, PredictedSize]:
-        from sweep.jobs.sizes import checkpoint_size
+        from sweep.jobs.sizes import checkpoint_size, speech_size
 
         sizes = {}
+        path = Path(origin.source.name)
         for variant in variants:
             recipe, own = variant.size_recipe, variant.settings(settings)
+            if path.is_dir() and is_speech(path):
+                found = speech_size(path, recipe)
+                sizes[variant.name] = PredictedSize(found.file_bytes, found.bits_per_weight, found.memory_bytes)
+                continue
             size = checkpoint_size(origin.source.name, origin.name, variant.kind, recipe, own)
             sizes[variant.name] = PredictedSize(size.file_bytes, size.bits_per_weight, size.memory_bytes)
         return sizes
@@ -75,7 +82,7 @@ class TorchVariant(Variant):
 
 @dataclass(frozen=True)
 class TorchFloat(TorchVariant):
-    """The checkpoint in BF16."""
+    """The checkpoint in BF16, or in float32 if it is a speech model."""
 
     kind = "torch"
     opener = "torch"
@@ -83,8 +90,11 @@ class TorchFloat(TorchVariant):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        if text != TORCH_FLOAT:
-            raise InputError(f"{text}: the only variant that torch runs without a recipe is {TORCH_FLOAT}")
+        if text not in (TORCH_FLOAT, SPEECH_FLOAT):
+            raise InputError(
+                f"{text}: the only variant that torch runs without a recipe is {TORCH_FLOAT} ({SPEECH_FLOAT} of speech"
+                " models)"
+            )
         return cls(text)
 
     def prepare(self, inputs: SweepInputs, imatrix: ImatrixFile | None) -> tuple[list[Cell], MeasuredModel]:

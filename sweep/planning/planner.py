@@ -20,6 +20,7 @@ from sweep.jobs.imatrix import ImatrixJob, imatrix_identity
 from sweep.jobs.inputs import Baseline, ImatrixFile
 from sweep.jobs.model import MeasurementJob, engine_versions
 from sweep.jobs.settings import Settings
+from sweep.jobs.speech import SpeechJob
 from sweep.jobs.task import TaskJob
 from sweep.jobs.text import TextJob
 from sweep.methods.base import Variant, cells_for, preparation_cell
@@ -68,6 +69,7 @@ def make_plan(spec: PlanSpec) -> Plan:
         images = {variant.baseline: {} for variant in ordered}
     texts: dict[str | None, dict[str, Baseline]] = {}  # by baseline and identity of the text
     tasks: dict[str | None, dict[str, str]] = {}  # keys by baseline and task
+    speech: dict[str | None, Baseline] = {}  # by baseline
     imatrix: ImatrixFile | None = None
     for index, variant in enumerate(variant for variant in ordered if variant.name not in spec.skipped):
         if index == 1 and spec.imatrix_source is not None:  # the reference collects it for the others
@@ -78,6 +80,7 @@ def make_plan(spec: PlanSpec) -> Plan:
             image_references=images.get(variant.baseline),
             text_references=known,
             task_references=tasks.get(variant.baseline, {}),
+            speech_reference=speech.get(variant.baseline),
         )
         own = cells_for(variant, inputs, imatrix, baselines.get(variant.baseline))
         made = {  # variants of one recipe share a checkpoint
@@ -91,6 +94,8 @@ def make_plan(spec: PlanSpec) -> Plan:
             if isinstance(cell.job, TextJob) and cell.name != "text":
                 written = Baseline(cell.key, cell.output, cell.key)
                 texts[variant.baseline] = {cell.job.text.identity: written} | texts.get(variant.baseline, {})
+            if isinstance(cell.job, SpeechJob):
+                speech.setdefault(variant.baseline, Baseline(cell.key, cell.output, cell.key))
             if isinstance(cell.job, TaskJob):
                 tasks[variant.baseline] = {cell.name: cell.key} | tasks.get(variant.baseline, {})
             if isinstance(cell.job, ImageDivergenceJob):
@@ -184,6 +189,15 @@ def _about(spec: PlanSpec) -> dict[str, Any]:
         "imatrix_told": [] if source is None else source.messages,
         "engine": engine_versions("gguf"),
     }
+    if inputs.speech is not None:
+        own = inputs.speech
+        about["speech"] = {
+            "name": own.measured.name,
+            "recordings": own.measured.count,
+            "minutes": round(own.measured.seconds / 60, 1),
+            "language": own.measured.language,
+            "calibration": None if own.calibration is None else own.calibration.name,
+        }
     if inputs.measure:
         about["measure"] = list(inputs.measure)
     if inputs.draft is not None:

@@ -29,6 +29,7 @@ from sweep.methods.base import PredictedSize, Variant
 from sweep.methods.gguf import quant_sizes
 from sweep.methods.published import published_variant, with_publishers
 from sweep.methods.registry import method, parse_list, predicted_sizes, with_baselines, with_files
+from sweep.methods.torch import SPEECH_FLOAT
 from sweep.planning import preset
 from sweep.planning.baseline import (
     AUTO,
@@ -68,6 +69,7 @@ from sweep.planning.repository import (
 )
 from sweep.planning.request import Request
 from sweep.planning.search import search_order
+from sweep.planning.speech import plan_speech
 from sweep.planning.stored_tasks import with_task_rule
 from sweep.planning.stored_texts import with_stored_texts
 from sweep.planning.tasks import require_known, tasks_for
@@ -131,6 +133,8 @@ def prepare(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
     )
     measure = chosen_measurements(request, chosen.measure or measurement_names())
     require_known(request.tasks, request.task_data)
+    if request.audio is not None:
+        return _prepare_speech(request, chosen, say, host)
     repository = find_repository(request.model, say)
     if repository is not None:
         return _prepare_published(request, repository, chosen, say, host, measure)
@@ -155,6 +159,22 @@ def prepare(request: Request, say: Callable[[str], None], host: Host) -> Sweep:
         reference, layers = _place_reference(quants, model, request, host)
         parsed = _parse_variants(request, _variants(chosen, request, reference), published)
     return _plan(request, model, parsed, chosen.name, say, host, measure, file=file, reference_layers=layers)
+
+
+def _prepare_speech(request: Request, chosen: preset.Preset, say: Callable[[str], None], host: Host) -> Sweep:
+    """Plan a sweep over a speech model. Its reference is the float model. Raises InputError, MissingRuntime."""
+    if request.reference not in (None, AUTO, SPEECH_FLOAT):
+        raise InputError(
+            f"--reference {request.reference}: variants of speech models are compared with {SPEECH_FLOAT}; leave it out"
+        )
+    names = [SPEECH_FLOAT, *_variants(chosen, replace(request, reference=None), SPEECH_FLOAT)]
+    parsed = _parse_variants(request, list(dict.fromkeys(names)), single=True)
+    plan = plan_speech(request, parsed, chosen.name, say, host)
+    workspace = open_workspace(request.workspace)
+    return Sweep(
+        make_plan(plan.spec), request, plan.model, plan.inputs.origin, plan.spec.variants, plan.inputs, workspace,
+        None, (), Precision(FULL),
+    )  # fmt: skip
 
 
 def _require_text(file: ReferenceFile | None, measure: Sequence[str]) -> None:

@@ -42,6 +42,7 @@ class Request:
     - `reference`: "auto", a variant or a reference file.
     - `imatrix`: a file's path or "auto". `calibration`: the text for "auto" and for int8 recipes, a file or a name (see
       `texts.calibration_text`).
+    - `audio`: the directory with recordings and transcripts that a speech model is measured on; `language` is a code.
     - `thinking_scoring`: how answers after reasoning are scored.
     - `min_pixels`, `max_pixels`: limits for images. `image_cache`: bytes of embeddings that the workspace keeps.
     - `measure`: the names of the measurements (see jobs.registry); None: the preset's, or all. `sweep eval` then
@@ -76,6 +77,8 @@ class Request:
     task_data: Path | None = None
     perplexity: tuple[Path, ...] = ()
     parse_special: bool = False
+    audio: Path | None = None
+    language: str = "en"
     limit: int | None = None
     effort: Effort | None = None
     precision: str | None = None

@@ -9,7 +9,7 @@ from functools import partial
 from sweep import format as fmt
 from sweep.analysis import figures
 from sweep.analysis.figures import Figure, figure
-from sweep.record import Record, Value
+from sweep.record import Record, Speech, Value
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,62 @@ _PROJECTOR = FigureColumn(
 )
 
 
+def _speech(
+    head: str,
+    short: str,
+    priority: float,
+    value: Callable[[Speech], float | None],
+    write: Callable[[float], str],
+    spread: Callable[[Speech], tuple[float | None, float | None]] | None = None,
+) -> FigureColumn:
+    """A figure of a speech model, perhaps with its 95 % interval beside it."""
+
+    def interval(record: Record) -> str | None:
+        low, high = (None, None) if record.speech is None or spread is None else spread(record.speech)
+        return None if low is None or high is None else f"{write(low)} to {write(high)}"
+
+    return FigureColumn(
+        head,
+        short,
+        priority,
+        lambda record: None if record.speech is None else figure(value(record.speech)),
+        write,
+        error_priority=None if spread is None else priority - 5,
+        spread=None if spread is None else interval,
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _points(share: float) -> str:
+    return fmt.signed(100 * share, 1)
+
+
+SPEECH = (
+    _speech("WER %", "WER %", 9.6, lambda s: s.wer, _percent, lambda s: (s.wer_low, s.wer_high)),
+    _speech(
+        "WER difference", "ΔWER", 9.55, lambda s: s.wer_delta, _points, lambda s: (s.wer_delta_low, s.wer_delta_high)
+    ),
+    _speech("CER %", "CER %", 6.5, lambda s: s.cer, _percent),
+    _speech("KL divergence", "KLD", 9.7, lambda s: s.kld_mean, "{:.4f}".format, lambda s: (s.kld_low, s.kld_high)),
+    _speech("Top-1 %", "top-1 %", 7, lambda s: s.top1_agreement, lambda share: f"{100 * share:.2f}"),
+    _speech("Looped words", "looped", 3, lambda s: s.looped_words, "{:.0f}".format),
+    _speech(
+        "Words without speech",
+        "invented",
+        2.8,
+        lambda s: s.invented_words + s.words_on_silence + s.words_on_noise,
+        "{:.0f}".format,
+    ),
+    _speech("Encoder s", "encode s", 2.6, lambda s: s.encode_seconds, "{:.2f}".format),
+    _speech("Decode t/s", "decode t/s", 2.2, lambda s: s.decode_tokens_per_s, fmt.rate),
+    _speech("Real-time factor", "RTF", 5.5, lambda s: s.real_time_factor, "{:.3f}".format),
+)
+"""In place of the figures of a text, for a speech model."""
+
+
 def _of_answers(task: str) -> FigureColumn:
     """The divergence at the tokens of a task's right answers, with its interval."""
 
@@ -180,6 +236,8 @@ def _at_depth(depth: str, priority: float) -> list[FigureColumn]:
 def figures_shown(records: Sequence[Record]) -> list[FigureColumn]:
     """FIGURES, those of images and of speeds at a depth if there are any, and the figures of measurements that
     extensions add."""
+    if any(record.speech is not None for record in records):
+        return [*(column for column in FIGURES if column.short in ("bpw", "size", "memory")), *SPEECH]
     at = {column.short: i + 1 for i, column in enumerate(FIGURES)}
     size, text = at["size"], at["top-1 %"]
     projector = [_PROJECTOR] if any(record.projector is not None for record in records) else []

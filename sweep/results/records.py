@@ -23,6 +23,7 @@ from sweep.jobs.image_divergence import ImageDivergenceJob
 from sweep.jobs.model import opener
 from sweep.jobs.projector import ProjectorJob
 from sweep.jobs.settings import ComputeResources
+from sweep.jobs.speech import SPEECH_CACHE, SpeechJob
 from sweep.jobs.speed import DepthJob, SizeResult, SpeedResult
 from sweep.jobs.task import TaskResult
 from sweep.jobs.task_rounds import TaskRoundsJob, TaskRoundsResult
@@ -50,6 +51,7 @@ from sweep.results import paired_items
 from sweep.results.plain_rounding import with_plain_rounding
 from sweep.results.plan import Plan
 from sweep.results.plausibility import with_doubts
+from sweep.results.speech import speech_figures, speech_memory
 from sweep.results.speed_again import second_cells
 from sweep.results.steadiness import steadier, with_steadiness
 from sweep.results.store import Outcome, Store
@@ -232,7 +234,7 @@ def _record(variant: str, run: _RunResults) -> Record:
         error=_error_text(errors),
         file_bytes=None if size is None else size.file_bytes,
         bits_per_weight=None if size is None else size.bits_per_weight,
-        memory=_memory(speed, predicted),
+        memory=speech_memory(results) or _memory(speed, predicted),
         perplexity=None if text is None else _perplexity(text.perplexity),
         divergence=None if text is None else _divergence(text.divergence, reference_text),
         tasks={task: score for task, (score, _) in scores.items()},
@@ -244,6 +246,10 @@ def _record(variant: str, run: _RunResults) -> Record:
         unfinished=unfinished,
         projector=_projector(cells, run),
         image_divergence=_image_divergence(cells, run),
+        speech=speech_figures(
+            results,
+            None if variant == plan.reference_of(variant) else run.result(plan.reference_of(variant), "speech"),
+        ),
         text=_measured_text(cells, "text", run),
         other_texts=_other_texts(cells, run),
         stopping=_stopping(cells, run),
@@ -392,7 +398,8 @@ def _conditions(run: _RunResults, variant: str) -> dict[str, Any]:
     how = opener(model.opener)
     shown = {name: getattr(model.settings, name) for name in how.shown_settings}
     settings = {"threads": resources.threads, **shown, "engine": model.engine}
-    return {"kv_type": model.settings.kv_type, "device": resources.device(how.engine), "settings": settings}
+    cache = SPEECH_CACHE if any(isinstance(cell.job, SpeechJob) for cell in plan.cells_of(variant)) else None
+    return {"kv_type": cache or model.settings.kv_type, "device": resources.device(how.engine), "settings": settings}
 
 
 def _status(cells: int, done: int, endings: Collection[str]) -> str:

@@ -106,7 +106,7 @@ def test_an_ablation_finds_every_earlier_recipe(workspace: Workspace) -> None:
 def _without_new(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows without the fields that records did not have then. Those of the speed say that nothing is known."""
     later = ("figures", "implausible", "unfinished", "worse_than_rounding", "study", "projector", "image_divergence")
-    later += ("text", "other_texts", "speed_at_depth", "reference_reason", "stopping")
+    later += ("text", "other_texts", "speed_at_depth", "reference_reason", "stopping", "speech")
     rows = [{name: value for name, value in row.items() if name not in later} for row in rows]
     unknown = finite(asdict(Speed(0.0, 0.0)))
     for row in rows:

@@ -49,6 +49,8 @@ TYPED: dict[str, tuple[str, Any]] = {
     "min_pixels": ("4096", 4096),
     "max_pixels": ("1000000", 1_000_000),
     "image_cache": ("2GiB", 2 << 30),
+    "audio": ("~/speech", Path("~/speech").expanduser()),
+    "language": ("de", "de"),
     "ctx": ("512", 512),
     "kv_type": ("q8_0,f16", KVCache("q8_0", "f16")),
     "gpu": ("RTX_4090,24GiB", ("RTX_4090", "24GiB")),

@@ -101,6 +101,13 @@ GROUPS = (
         ),
     ),
     (
+        "Speech",
+        (
+            OptionField("audio", "recordings", "none; a folder for a speech model", DIRECTORIES),
+            OptionField("language", "language", "en"),
+        ),
+    ),
+    (
         "Running",
         (
             OptionField("workers", "parallel jobs", "one per GPU"),

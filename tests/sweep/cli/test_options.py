@@ -39,7 +39,8 @@ def test_every_field_of_a_request_has_one_option() -> None:
     names = {field.name for field in fields(Request)}
     assert {option.field for option in RUN} == names - {"quant", "write_base", "force"}
     assert names - {option.field for option in EVAL} == {
-        "preset", "variants", "reference", "imatrix", "calibration", "keep", "gpu", "dry_run", "tolerance",
+        "preset", "variants", "reference", "imatrix", "calibration", "audio", "language", "keep", "gpu", "dry_run",
+        "tolerance",
         "min_tps", "max_kld", "min_recovery", "export", "effort", "search", "requantize",
     }  # fmt: skip
     for options in (RUN, EVAL):

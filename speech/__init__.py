@@ -1,0 +1,1 @@
+"""Speech as models read it: recordings, transcripts, features, tokens, and word error rates."""
