@@ -25,8 +25,8 @@ Quantize only the weights, which needs no calibration:
   $ sweep int8 Qwen/Qwen3-4B --recipe w8a16 --out Qwen3-4B-w8a16
 Calibrate with your own text, on a GPU:
   $ sweep int8 Qwen/Qwen3-4B --calibration text.txt --device cuda --out int8
-Quantize a speech model, calibrated with recordings and their transcripts:
-  $ sweep int8 openai/whisper-base --recipe sq-ph-fc2 --calibration recordings --out whisper-int8
+Quantize a speech model, calibrated with a directory of recordings:
+  $ sweep int8 openai/whisper-base --calibration speech --out whisper-int8
 """
 
 
