@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.table import Table
 
+from converters.errors import InputError
 from sweep.cli import common_options as common
 from sweep.cli.exits import Exit
 from sweep.cli.expert_table import expert_table
 from sweep.cli.help import Panel
+from sweep.cli.mix_output import show_mix
 from sweep.cli.output import Format, Output
 from sweep.cli.parsers import byte_count, comma_list
 from sweep.cli.progress_bars import bytes_bar, share_bar
@@ -22,7 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sweep.commands import convert as command
+    from sweep.commands.best_mix import BestMix
     from sweep.commands.convert_checkpoints import PlannedCheckpoint
+    from sweep.commands.convert_request import ConvertRequest
     from sweep.methods.checkpoint import CalibrationFigures
 
 EXAMPLES = """
@@ -56,7 +61,8 @@ def convert(
         "--to",
         metavar="LIST",
         help="What to write, separated by commas: quants such as Q4_K_M,Q2_K_XL, and variants that torch quantizes, "
-        "such as gptq:w4g128 or int8:sq-ph-dyn.",
+        "such as gptq:w4g128 or int8:sq-ph-dyn. Or a size, such as 5.5GiB or 4.5bpw: the best mix of types that is not "
+        "larger, which is measured first.",
         show_default="required without --mmproj",
         rich_help_panel=Panel.VARIANTS,
     ),
@@ -78,6 +84,22 @@ def convert(
         show_default="as llama.cpp decides",
         rich_help_panel=Panel.VARIANTS,
     ),
+    mix_types: str | None = typer.Option(
+        None,
+        "--mix-types",
+        metavar="TYPES",
+        help="With a size in --to: the types that the mix may use.",
+        show_default="Q2_K,Q3_K,Q4_K,Q5_K,Q6_K,Q8_0",
+        rich_help_panel=Panel.VARIANTS,
+    ),
+    each_tensor: bool = typer.Option(
+        False,
+        "--each-tensor",
+        help="With a size in --to: measure and choose each tensor by itself. This takes several times as long.",
+        show_default="the same tensors of a third of the layers together",
+        rich_help_panel=Panel.VARIANTS,
+    ),
+    perplexity: Path | None = common.perplexity("the KL divergence of a mix for a size in --to and of its rivals"),
     out: Path = typer.Option(
         Path(),
         "--out",
@@ -185,6 +207,9 @@ def convert(
         workspace=workspace,
         dequantized=dequantized,
     )
+    mix = _best_mix(request, comma_list(mix_types), each_tensor, perplexity, output)
+    if mix is not None:
+        request = replace(request, variants=(mix.quant,), tensor_types=(), calibration=mix.calibration)
     conversion = command.prepare(request, output.say)
     planned = conversion.checkpoints.planned
     if output.is_json:
@@ -218,7 +243,46 @@ def convert(
         output.line({"event": "finished", **_described(conversion, planned), "failed": failed})
     else:
         _show(conversion, planned, output)
+    if mix is not None:
+        mix.save_recipe(out / f"{conversion.name}-{mix.budget.text}.toml")
+        show_mix(mix, output)
     return Exit.JOBS_FAILED if failed else Exit.OK
+
+
+def _best_mix(
+    request: ConvertRequest,
+    types: tuple[str, ...] | None,
+    each: bool,
+    text: Path | None,
+    output: Output,
+) -> BestMix | None:
+    """The best mix of the size in --to; None if --to has no size. Raises InputError."""
+    from sweep.cli.run_display import RunDisplay
+    from sweep.commands import best_mix as command  # loads scipy
+    from sweep.mixing.budget import budget_of
+
+    budget = budget_of(request.variants)
+    if budget is None:
+        for option, given in (("--mix-types", types), ("--each-tensor", each), ("--perplexity", text)):
+            if given:
+                raise InputError(f"{option} is for a size in --to, such as --to 5.5GiB")
+        return None
+    if request.dry_run:
+        raise InputError(f"--to {budget.text}: the mix is known only after measuring; leave --dry-run out")
+    asked = command.MixRequest(
+        model=request.model,
+        budget=budget,
+        types=command.checked_types(types),
+        each=each,
+        rules=request.tensor_types,
+        requantize=request.requantize,
+        imatrix=request.imatrix,
+        calibration=request.calibration,
+        perplexity=text,
+        workspace=request.workspace,
+        out=None if request.replace else request.out,
+    )
+    return command.find_best_mix(asked, output.say, lambda sweep: RunDisplay(sweep.plan, output))
 
 
 def _described(conversion: command.Conversion, checkpoints: Sequence[PlannedCheckpoint]) -> dict[str, Any]:

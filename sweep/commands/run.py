@@ -133,7 +133,7 @@ def _run_plan(sweep: Sweep, store: Store, directory: Path, emit: Callable[[Event
                 scheduler = Scheduler(plan.cells, store, executor, root, directory, report, on_variant_done)
                 scheduler.next_cells = partial(cells_after, plan, store)
                 scheduler.last_cells = last_cells
-                scheduler.prepares_first = not sweep.search_order
+                scheduler.prepares_first = not (sweep.search_order or sweep.one_by_one)
                 scheduler.predicted = predicted_seconds(plan, store)
                 scheduler.run(plan.run)
             artefacts.discard(file.under(root) for file in _removable(sweep, store, outputs))

@@ -59,8 +59,8 @@ class Scheduler:
     - `on_variant_done` is called with the name of each variant whose cells have all ended.
     - `predicted` are the seconds that cells took in earlier runs, by label, for those who show the time left.
     - `next_cells` returns further cells after each result, for measurements that work in rounds. They run next.
-    - `prepares_first`: files are made before anything is measured, those of one batch together; otherwise when it is the
-      variant's turn, because it may not come.
+    - `prepares_first`: files are made before anything is measured, those of one batch together; otherwise when it is
+      the variant's turn, because it may not come.
     - `last_cells` returns further cells when all others have ended, again and again until there are no new ones.
     """
 
@@ -259,7 +259,13 @@ class Scheduler:
     def _priority(self, cell: Cell) -> int:
         """Preparation jobs come first, if they are to. If several jobs can run at the same time, exclusive jobs come
         next. The other cells run in the order of the plan, variant by variant."""
-        return 0 if cell.job.is_preparation and self.prepares_first else 1 if cell.job.exclusive and self.executor.slots > 1 else 2
+        return (
+            0
+            if cell.job.is_preparation and self.prepares_first
+            else 1
+            if cell.job.exclusive and self.executor.slots > 1
+            else 2
+        )
 
     def _is_ready(self, cell: Cell) -> bool:
         """Whether all cells that it waits for have ended, and no cell of its group is running."""

@@ -42,6 +42,7 @@ _OTHERS = {
     "needle": "sweep.jobs.needle:NeedleJob",
     "sizes": "sweep.jobs.sizes:SizesJob",
     "file_sizes": "sweep.jobs.sizes:FileSizesJob",
+    "type_choice": "sweep.jobs.type_choice:TypeChoiceJob",
     "projector_sizes": "sweep.jobs.projector:ProjectorSizesJob",
     "export_check": "sweep.jobs.sizes:ExportCheckJob",
     "prompts": "sweep.jobs.prompt_check:PromptCheckJob",

@@ -86,8 +86,8 @@ PUBLISHED = "published"
 class Sweep:
     """A plan with what it was made from. `other_texts` are measured beside `text`, both as far as `precision` says.
     `calibration` is the text for int8 recipes. `cannot_run` are the reasons why only the sizes of the plan are of use;
-    none, unless the request is a dry run. `search_order`: see PlanSpec. `published`: the variants that the model has, if
-    it is a repository of GGUF files, measured or not."""
+    none, unless the request is a dry run. `search_order`: see PlanSpec. `published`: the variants that the model has,
+    measured or not, if it is a repository of GGUF files. `one_by_one`: each file is made when its turn comes."""
 
     plan: Plan
     request: Request
@@ -103,6 +103,7 @@ class Sweep:
     cannot_run: tuple[str, ...] = ()
     search_order: Mapping[str, Skipped] = field(default_factory=dict)
     published: tuple[str, ...] = ()
+    one_by_one: bool = False
 
     @property
     def piped_texts(self) -> dict[Path, Path]:
@@ -396,7 +397,7 @@ def _plan(
         single=single,
         base_file=None if request.write_base is None else Artefact.of(writable_base_file(request.write_base)),
         calibration=None if read is None else read.file,
-        windows=None if file is not None else extent.windows(settings.window),
+        windows=None if file is not None else request.windows or extent.windows(settings.window),
         stop_rule=rule,
         other_texts=tuple(one.file for one in others),
         images=sweep_images(request, model, variants, tasks),

@@ -60,6 +60,7 @@ class Request:
     - `tolerance`: the loss on tasks that the advice accepts; None: the default of presets/advice.toml. `min_tps`,
       `max_kld`, `min_recovery`: the bounds of the target (see Target). `export`: the file that runs the chosen variant.
     - `dry_run`: download only what the plan needs.
+    - `windows`: at most this many windows of each text are read, only for the search of a mix.
     - `quant`, `write_base`, `force`: only for `sweep eval`. `write_base` is where the model's log-probabilities are
       written in llama.cpp's format; `force` allows to replace a file there.
     """
@@ -96,6 +97,7 @@ class Request:
     kv_type: KVCache = DEFAULT
     window: int | None = None
     stride: int | None = None
+    windows: int | None = None
     reference: str | None = None
     imatrix: str | None = None
     calibration: Path | None = None

@@ -70,7 +70,12 @@ def test_what_larger_variants_need_is_not_made(arguments: list[str], tmp_path: P
     assert advised == "Q5_K_M"
     started = [event["cell"] for event in events if event["event"] == "cell_started"]
     order = list(dict.fromkeys(cell.rpartition("/")[0] for cell in started))
-    assert order == ["BF16", "torch:BF16", "rtn:w2g128", "Q5_K_M"]  # smallest first, each after what it is compared with
+    assert order == [
+        "BF16",
+        "torch:BF16",
+        "rtn:w2g128",
+        "Q5_K_M",
+    ]  # smallest first, each after what it is compared with
     assert records["rtn:w8"]["error"] == "is larger than Q5_K_M, which is good enough"
 
     events, records, advised = run(arguments, *search, str(tmp_path / "2"), "--variants", "=Q5_K_M,rtn:w8")

@@ -62,7 +62,7 @@ TYPED: dict[str, tuple[str, Any]] = {
 }
 CHOSEN = {"model", "preset", "variants"}  # chosen by keys and in the table
 NOT_THERE = {"workspace", "dry_run"}  # set by the screen itself
-NOT_THERE |= {"quant", "write_base", "force"}  # only for `sweep eval`
+NOT_THERE |= {"quant", "write_base", "force", "windows"}  # only for `sweep eval` and `sweep convert`
 NOT_THERE |= {"executor"}  # there is only one without extensions
 NOT_THERE |= {"draft"}  # its acceptance is measured from the command line
 NOT_THERE |= {"tolerance", "export"}  # what a reader accepts is asked where the results are read
