@@ -22,7 +22,7 @@ def child_environment() -> dict[str, str]:
 
 
 # The other packages that this distribution installs. Their names are common, so another distribution may use them too.
-_PACKAGES = ("presets", "converters", "images", "int8", "ptq", "tui")
+_PACKAGES = ("presets", "converters", "images", "speech", "int8", "ptq", "tui")
 
 
 def hidden_package() -> str | None:
