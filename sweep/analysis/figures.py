@@ -164,8 +164,10 @@ def files_bytes(record: Record) -> int | None:
 def kld(record: Record) -> Figure | None:
     """Mean KL divergence in nats per token; with several texts, that of the first. Of a speech model, that along the
     reference's transcripts."""
-    if record.speech is not None:
-        return figure(record.speech.kld_mean)
+    own = record.speech
+    if own is not None:
+        ends = None if own.kld_low is None or own.kld_high is None else (own.kld_high - own.kld_low) / 2
+        return figure(own.kld_mean, None if ends is None else ends / statistics.HALF_INTERVAL)
     return None if record.divergence is None else divergence(record.divergence)
 
 
