@@ -154,7 +154,7 @@ def test_a_sweep_with_bad_recordings_measures_the_others(model: Path, tmp_path: 
     assert "unlike what the float model hears" in page
     again = call(*arguments, "--format", "json")
     events = [json.loads(line) for line in again.stdout.splitlines()]
-    assert not [event for event in events if event["event"] == "started"]
+    assert not [event for event in events if event["event"] == "cell_started"]
     assert events[-1]["records"] == finished["records"]
     shown = call("report", "--workspace", tmp_path / "w")
     assert "WER %" in shown.stdout
