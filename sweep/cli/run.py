@@ -11,7 +11,9 @@ from sweep.cli import common_options as common
 from sweep.cli.exits import Exit
 from sweep.cli.options import SWEEP, with_options
 from sweep.cli.output import Format, Output
+from sweep.mixing.budget import mix_budget
 from sweep.planning.request import Request
+from sweep.variant_name import variant_names
 
 EXAMPLES = """
 Compare every quant from Q2_K to Q8_0 of a model on the Hub:
@@ -60,12 +62,19 @@ def run(
             raise InputError("--export is for one model; use it with `sweep report RUN` afterwards")
         if request.search is not None:
             raise InputError("--search is for one model; run it for each of them")
+        if _names_size(request):
+            raise InputError("the mix of a size (mix:5.5GiB) is for one model; run the sweep for each of them")
         from sweep.cli.several_models import run_models
 
         return run_models(models, request, memory, output)
     if memory is not None:
         raise InputError("--memory chooses among several models; name them, or use --gpu for one model")
     request = replace(request, model=models[0])
+    if _names_size(request):
+        from sweep.cli.run_display import RunDisplay
+        from sweep.commands.best_mix import with_mixes
+
+        request = with_mixes(request, output.say, lambda sweep: RunDisplay(sweep.plan, output))
     sweep = command.prepare(request, output.say)
     output.warn_of_idle_gpu()
     if request.dry_run:
@@ -86,3 +95,8 @@ def run(
 
     seconds = time.monotonic() - started
     return show_results(plan, sweep.workspace, output, plan.question, seconds, export=request.export)
+
+
+def _names_size(request: Request) -> bool:
+    """Whether a variant is the best mix of a size."""
+    return any(mix_budget(name) is not None for name in variant_names((request.variants or "").removeprefix("=")))

@@ -34,7 +34,7 @@ from sweep.events import Event
 from sweep.execution.local import LocalHost
 from sweep.jobs.sizes import ExportCheckJob
 from sweep.jobs.type_choice import TypeChoiceJob
-from sweep.mixing.budget import Budget
+from sweep.mixing.budget import Budget, mix_budget
 from sweep.mixing.sensitivity import Sensitivities
 from sweep.mixing.tensor_groups import TensorGroup, alone, tensor_groups, uniform
 from sweep.mixing.type_sizes import BASES, TypeSizes
@@ -45,6 +45,7 @@ from sweep.planning.texts import calibration_text
 from sweep.results.store import Store
 from sweep.results.text_rounds import with_last_rounds
 from sweep.statistics.bootstrap import bootstrap_means, percentile_interval
+from sweep.variant_name import variant_names
 from sweep.workspace import Workspace, open_workspace
 
 PROBE = "Q3_K"
@@ -147,6 +148,44 @@ def find_best_mix(request: MixRequest, say: Callable[[str], None], watch: Watch)
 
     Raises InputError for bad input, for a budget that no file can keep, and if a measurement failed.
     """
+    return _proven(*_choose(request, say, watch), say, watch)
+
+
+def with_mixes(request: Request, say: Callable[[str], None], watch: Watch) -> Request:
+    """The request of a sweep, with the recipe files of the mixes that its variants name by a size (mix:5.5GiB). What
+    they need is measured first; the sweep then compares them with its other variants. Raises InputError."""
+    option = request.variants or ""
+    names = variant_names(option.removeprefix("="))
+    made = {name: _recipe_of(name, request, say, watch) for name in names}
+    if all(made[name] == name for name in names):
+        return request
+    first = "=" if option.startswith("=") else ""
+    return replace(request, variants=first + ",".join(made[name] for name in names))
+
+
+def _recipe_of(name: str, request: Request, say: Callable[[str], None], watch: Watch) -> str:
+    """The name of a variant with the recipe file in place of a size; the same name if it has no size."""
+    _, plus, axes = name.partition("+")
+    budget = mix_budget(name)
+    if budget is None:
+        return name
+    if request.dry_run:
+        raise InputError(f"{name}: the mix is known only after measuring; leave --dry-run out")
+    asked = MixRequest(
+        model=request.model,
+        budget=budget,
+        requantize=request.requantize,
+        imatrix=request.imatrix,
+        calibration=request.calibration,
+        workspace=request.workspace,
+    )
+    planned, _, _ = _choose(asked, say, watch)
+    return f"{MIX_PREFIX}{planned.recipe}{plus}{axes}"
+
+
+def _choose(request: MixRequest, say: Callable[[str], None], watch: Watch) -> tuple[_Planned, int, float]:
+    """Measure the sensitivities and choose the types. Returns the mix, whose recipe file is written, the limit for its
+    file in bytes, and the divergence that is expected of it."""
     found = find_model(request.model, Need.WEIGHTS, say)
     if request.out is not None:
         for ending in ("gguf", "toml"):
@@ -169,8 +208,7 @@ def find_best_mix(request: MixRequest, say: Callable[[str], None], watch: Watch)
     sensitivities = _sensitivities(request, groups, workspace, say, watch)
     costs = sensitivities.costs([group.name for group in groups], request.types)
     chosen, limit = planned.choose(costs)
-    predicted = float(costs[np.arange(len(chosen)), chosen].sum())
-    return _proven(planned, limit, predicted, say, watch)
+    return planned, limit, float(costs[np.arange(len(chosen)), chosen].sum())
 
 
 @dataclass(frozen=True)

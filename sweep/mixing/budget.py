@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from converters.errors import InputError
+from converters.mixes import MIX_PREFIX
 
 _BITS = re.compile(r"(\d+(?:\.\d+)?)\s*bpw", re.IGNORECASE)
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:(K|M|G|T)(i?))?B", re.IGNORECASE)
@@ -31,6 +32,12 @@ def budget_of(names: Sequence[str]) -> Budget | None:
     if budgets and len(names) > 1:
         raise InputError(f"--to {','.join(names)}: a size is searched by itself; give {budgets[0].text} alone")
     return next(iter(budgets), None)
+
+
+def mix_budget(variant: str) -> Budget | None:
+    """The budget in the name of a variant, mix:5.5GiB; None for another variant."""
+    base = variant.partition("+")[0]
+    return parse_budget(base.removeprefix(MIX_PREFIX)) if base.startswith(MIX_PREFIX) else None
 
 
 def parse_budget(text: str) -> Budget | None:

@@ -75,6 +75,18 @@ def test_a_mix_that_is_not_better_is_not_written(options: list[str], tmp_path: P
     assert f"{mix['variant']} is written: the mix is not better." in " ".join(words.stdout.split())
 
 
+@pytest.mark.release
+def test_a_sweep_compares_the_mix_of_a_size(options: list[str]) -> None:
+    text = ("--perplexity", options[4], "--tasks", "none", "--measure", "text", "--workspace", options[6])
+    done = call("run", "nano", "--variants", "=Q3_K_M,mix:4bpw+kv=q8_0", *text, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    records = {record["variant"]: record for record in json.loads(done.stdout.splitlines()[-1])["records"]}
+    mix = records["mix:4bpw+kv=q8_0"]
+    assert (mix["status"], mix["kv_type"]) == ("ok", "q8_0")
+    assert mix["bits_per_weight"] <= 4.0
+    assert mix["divergence"]["kld_mean"] > 0.0
+
+
 def test_bad_input_is_an_error_before_anything_is_measured(tmp_path: Path) -> None:
     (tmp_path / "nano-1MiB.gguf").write_bytes(b"mine")
     for arguments, message in (
