@@ -54,7 +54,7 @@ OTHERS = "Q8_0"
 """The type of all other tensors then. It is close to the reference, and half as large and faster on most machines."""
 REFERENCE = "BF16"
 WINDOWS = 32
-"""Windows of the calibration text. Divergences vary little between windows, and the same ones are read for all groups."""
+"""Windows of the calibration text. Divergences vary little between windows, and all groups read the same ones."""
 RIVALS = 3
 """Plain quants and XL mixes that the mix is compared with: the largest that are not larger than the budget."""
 _TERNARY = ("TQ1_0", "TQ2_0")  # for models that were trained with such weights
@@ -100,8 +100,8 @@ class Measured:
 class BestMix:
     """`mix` and the files that it was compared with, the best first. `ratio` is the divergence of the mix over that of
     the best of the others, with its 95 % interval; None if no other file is small enough. `predicted` is the divergence
-    of the mix that the sensitivities promise on their text. `recipe` is the file of the mix, `calibration` the text that the chosen
-    file is made with."""
+    of the mix that the sensitivities promise on their text. `recipe` is the file of the mix, `calibration` the text that
+    the chosen file is made with."""
 
     budget: Budget
     limit: int
@@ -382,7 +382,8 @@ def _request(request: MixRequest, names: Sequence[str], text: Path | None, say: 
 
 
 def _measure(asked: Request, say: Callable[[str], None], watch: Watch) -> Mapping[str, NDArray[np.float64]]:
-    """The divergence of each variant but the reference, by window, in nats per token. Raises InputError if one failed."""
+    """The divergence of each variant but the reference, by window, in nats per token. Raises InputError if one
+    failed."""
     sweep = replace(prepare(asked, say), one_by_one=True)
     with watch(sweep) as show:
         plan = run(sweep, show)

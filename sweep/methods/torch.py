@@ -97,6 +97,13 @@ class TorchFloat(TorchVariant):
             )
         return cls(text)
 
+    @classmethod
+    def require_model(cls, variants: Sequence[Self], path: Path) -> None:
+        super().require_model(variants, path)
+        own, other = (TORCH_FLOAT, SPEECH_FLOAT)[:: -1 if path.is_dir() and is_speech(path) else 1]
+        if any(variant.name == other for variant in variants):
+            raise InputError(f"{other}: the float variant of this model is {own}")
+
     def prepare(self, inputs: SweepInputs, imatrix: ImatrixFile | None) -> tuple[list[Cell], MeasuredModel]:
         origin = inputs.origin
         model = MeasuredModel(

@@ -150,7 +150,7 @@ def test_recipe_files_with_the_same_name_get_different_names(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("int8:sq-phh", "there is no recipe"), ("fq:nowhere.toml", "there is no recipe"), ("torch:F32", TORCH_FLOAT)],
+    [("int8:sq-phh", "there is no recipe"), ("fq:nowhere.toml", "there is no recipe"), ("torch:F16", TORCH_FLOAT)],
 )
 def test_unknown_recipes_are_rejected(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -162,6 +162,7 @@ def test_unknown_recipes_are_rejected(text: str, message: str) -> None:
     [
         (["--variants", "=int8:sqq"], "sqq: there is no recipe"),
         (["--reference", "int8:sq"], "compared with torch:BF16"),
+        (["--variants", "=torch:F32"], "torch:F32: the float variant of this model is torch:BF16"),
         (["--reference", "torch:BF16"], "GGUF variants cannot be compared with it"),
         (["--variants", "=int8:sq", "--imatrix", "auto"], "only GGUF quants use it"),
     ],
