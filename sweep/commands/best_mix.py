@@ -100,8 +100,8 @@ class Measured:
 class BestMix:
     """`mix` and the files that it was compared with, the best first. `ratio` is the divergence of the mix over that of
     the best of the others, with its 95 % interval; None if no other file is small enough. `predicted` is the divergence
-    of the mix that the sensitivities promise on their text. `recipe` is the file of the mix, `calibration` the text that
-    the chosen file is made with."""
+    of the mix that the sensitivities promise on their text. `recipe` is the file of the mix, `calibration` the text
+    that the chosen file is made with."""
 
     budget: Budget
     limit: int
