@@ -76,6 +76,16 @@ def test_a_mix_that_is_not_better_is_not_written(options: list[str], tmp_path: P
 
 
 @pytest.mark.release
+@pytest.mark.parametrize(("name", "factor"), [("micro", 1.3), ("micro-moe", 1.5)])
+def test_the_mix_is_better_than_the_quant_of_its_size(name: str, factor: float, tmp_path: Path) -> None:
+    planned = call("convert", name, "--to", "Q2_K", "--dry-run", "--format", "json")
+    size = json.loads(planned.stdout)["files"][0]["file_bytes"] + 100  # the name of the mix in the header
+    _, mix, _ = convert([name, "--format", "json", "--workspace", str(tmp_path)], "--to", f"{size}B", "--out", tmp_path)
+    assert mix["ratio"]["high"] < 1.0
+    assert 1 / factor < mix["predicted_kld"] / mix["files"][0]["kld_mean"] < factor
+
+
+@pytest.mark.release
 def test_a_sweep_compares_the_mix_of_a_size(options: list[str]) -> None:
     text = ("--perplexity", options[4], "--tasks", "none", "--measure", "text", "--workspace", options[6])
     done = call("run", "nano", "--variants", "=Q3_K_M,mix:4bpw+kv=q8_0", *text, "--format", "json")
