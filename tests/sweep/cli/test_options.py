@@ -41,7 +41,7 @@ def test_every_field_of_a_request_has_one_option() -> None:
     assert names - {option.field for option in EVAL} == {
         "preset", "variants", "reference", "imatrix", "calibration", "audio", "language", "keep", "gpu", "dry_run",
         "tolerance",
-        "min_tps", "max_kld", "min_recovery", "export", "effort", "search", "requantize",
+        "min_tps", "max_kld", "min_recovery", "export", "effort", "search", "requantize", "windows",
     }  # fmt: skip
     for options in (RUN, EVAL):
         assert len({option.field for option in options}) == len(options)
