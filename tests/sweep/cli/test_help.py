@@ -103,10 +103,15 @@ def test_every_command_has_examples_of_itself(name: str) -> None:
         assert line.startswith(f"  $ sweep {name}")
 
 
+ON_THE_HUB = ("Qwen/", "openai/")
+
+
 def runs_anywhere(words: list[str]) -> bool:
     """Whether an example needs neither the network nor a terminal nor earlier runs, and ends soon."""
     command, *arguments = words[1:]
-    if command in ("tui", "ablate", "report", "compare", "doctor") or any("Qwen/" in word for word in arguments):
+    if command in ("tui", "ablate", "report", "compare", "doctor") or any(
+        word.startswith(ON_THE_HUB) for word in arguments
+    ):
         return False
     return command not in ("run", "eval") or "text.txt" in arguments
 
